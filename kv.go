@@ -1,0 +1,346 @@
+package leasing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
+	"go.uber.org/zap"
+)
+
+var (
+	// ErrClosed is returned by every operation of a KV after its Close. What
+	// was under way then was sent at most once, as ever.
+	ErrClosed = errors.New("leasing: the KV is closed")
+
+	// ErrClaimPrefix is returned for a write of a single key under the claim
+	// prefix, where there are claims and no data. Nothing has been sent.
+	ErrClaimPrefix = errors.New("leasing: the key is under the claim prefix")
+
+	// ErrTxnTooLarge is returned for a transaction that etcd would take, but
+	// that leaves no room for the guards that make it safe. Nothing has been
+	// sent.
+	ErrTxnTooLarge = errors.New("leasing: the transaction is too large to be guarded")
+)
+
+// Config configures a KV. The zero value of each field but Prefix is a good
+// choice for most.
+type Config struct {
+	// Prefix is where in etcd the claims are kept: the claim of key k is the
+	// key Prefix+k. Every client that writes the same data must use the same
+	// prefix, and no data may be under it. It must not be empty.
+	Prefix string
+
+	// TTL is the time to live of the leases that the claims hang on: for so
+	// long a write may have to wait if the owner of its key is cut off from
+	// etcd, and nearly so long the owner serves reads then. It is rounded up
+	// to whole seconds; 0 means 60 s. etcd may grant more than asked for, and
+	// refuses less than 1 s.
+	TTL time.Duration
+
+	// MaxTxnOps is the servers' --max-txn-ops; 0 means 128, etcd's default.
+	MaxTxnOps int
+
+	// Logger gets what the session has to say; nil means the client's logger.
+	Logger *zap.Logger
+}
+
+const (
+	defaultTTL       = 60 * time.Second
+	defaultMaxTxnOps = 128
+)
+
+// validate returns the configuration with its defaults.
+func (cfg Config) validate() (Config, error) {
+	switch {
+	case cfg.Prefix == "":
+		return cfg, errors.New("leasing: Config.Prefix is empty: name a prefix that holds no data, such as \"leasing/\"")
+	case cfg.TTL < 0 || cfg.TTL > 0 && cfg.TTL < time.Second:
+		return cfg, fmt.Errorf("leasing: Config.TTL is %v: it must be at least 1s, or 0 for %v", cfg.TTL, defaultTTL)
+	case cfg.MaxTxnOps < 0 || cfg.MaxTxnOps > 0 && cfg.MaxTxnOps < 8:
+		return cfg, fmt.Errorf("leasing: Config.MaxTxnOps is %d: it must be at least 8, or 0 for %d", cfg.MaxTxnOps, defaultMaxTxnOps)
+	}
+	if cfg.TTL == 0 {
+		cfg.TTL = defaultTTL
+	}
+	if cfg.MaxTxnOps == 0 {
+		cfg.MaxTxnOps = defaultMaxTxnOps
+	}
+	return cfg, nil
+}
+
+// KV is a clientv3.KV that answers reads of the keys it owns from memory. It
+// is safe for concurrent use.
+type KV struct {
+	etcd    clientv3.KV
+	layout  layout
+	maxOps  int
+	cache   *cache
+	session *session
+
+	closeOnce sync.Once
+	closing   chan struct{} // closed when Close begins
+}
+
+var _ clientv3.KV = (*KV)(nil)
+
+// New returns a KV on cl, which it uses as it is: through cl.KV, cl.Watcher
+// and cl.Lease at this time, so that the wrappers of package namespace,
+// credentials and interceptors apply. It waits until keys can be owned, or
+// until etcd has refused that; ctx bounds the wait and nothing else. The
+// caller must Close the KV before the client.
+func New(ctx context.Context, cl *clientv3.Client, cfg Config) (*KV, error) {
+	return open(ctx, cl, cfg, handedIn{life: context.Background()})
+}
+
+// handedIn is what bounds the life of a session from outside.
+type handedIn struct {
+	lease clientv3.LeaseID
+	life  context.Context
+}
+
+func open(ctx context.Context, cl *clientv3.Client, cfg Config, in handedIn) (*KV, error) {
+	cfg, err := cfg.validate()
+	if err != nil {
+		return nil, err
+	}
+	log := cfg.Logger
+	if log == nil {
+		log = cl.GetLogger()
+	}
+	perLease := claimsPerLease
+	if cl.Username != "" {
+		perLease = claimsPerAuthLease
+	}
+	kv := &KV{
+		etcd: cl.KV, layout: newLayout(cfg.Prefix), maxOps: cfg.MaxTxnOps,
+		cache: newCache(), closing: make(chan struct{}),
+	}
+	kv.session = &session{
+		kv: cl.KV, watcher: cl.Watcher, lessor: cl.Lease,
+		cache: kv.cache, layout: kv.layout, log: log,
+		ttl: int64((cfg.TTL + time.Second - 1) / time.Second), perLease: perLease,
+		handed: in.lease, life: in.life,
+	}
+	kv.session.ctx, kv.session.stop = context.WithCancel(cl.Ctx())
+	kv.session.start()
+	select {
+	case <-kv.session.ready:
+		return kv, nil
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-cl.Ctx().Done():
+		err = cl.Ctx().Err()
+	}
+	kv.Close()
+	return nil, fmt.Errorf("leasing: no session with etcd under prefix %q: %w", cfg.Prefix, err)
+}
+
+// NewKV is the drop-in for NewKV of etcd's package client/v3/leasing: the same
+// arguments, the same results. The function that it returns closes the KV.
+//
+// The options mean what they mean there. WithTTL is the time to live of the
+// leases of the KV. A lease handed in with WithLease bounds the life of the
+// KV's ownership: it is kept alive, carries no claims and is never revoked.
+// The context given with WithContext (else the client's) bounds both the wait
+// of NewKV and, again, the life of the KV's ownership. When either is over,
+// reads and writes go to etcd.
+func NewKV(cl *clientv3.Client, pfx string, opts ...concurrency.SessionOption) (clientv3.KV, func(), error) {
+	so := readOptions(cl, opts)
+	kv, err := open(so.in.life, cl, Config{Prefix: pfx, TTL: so.ttl}, so.in)
+	if err != nil {
+		return nil, nil, err
+	}
+	return kv, func() { kv.Close() }, nil
+}
+
+// Close hands over every key that is owned: when it returns, the next writer
+// goes straight through. It waits for everything that the KV has started, is
+// done within 3 s even if etcd cannot be reached (what is owned then passes on
+// when its leases expire), and may be called more than once. Its error is
+// always nil.
+func (kv *KV) Close() error {
+	kv.closeOnce.Do(func() {
+		close(kv.closing)
+		kv.session.close()
+	})
+	return nil
+}
+
+// closed returns ErrClosed after Close has begun.
+func (kv *KV) closed() error {
+	select {
+	case <-kv.closing:
+		return ErrClosed
+	default:
+		return nil
+	}
+}
+
+// Put writes a key. See clientv3.KV.
+func (kv *KV) Put(ctx context.Context, key, val string, opts ...clientv3.OpOption) (*clientv3.PutResponse, error) {
+	r, err := kv.write(ctx, clientv3.OpPut(key, val, opts...))
+	return r.Put(), err
+}
+
+// Get reads keys. See clientv3.KV. A linearizable read of a single key is
+// answered from memory if the key is owned; if nobody owns it, the read claims
+// it. Every other read goes to etcd.
+func (kv *KV) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	if err := kv.closed(); err != nil {
+		return nil, err
+	}
+	if len(opts) == 0 {
+		if r := kv.serve(key, shape{}); r != nil {
+			return r, nil
+		}
+	}
+	return kv.get(ctx, clientv3.OpGet(key, opts...))
+}
+
+// GetStream reads keys from etcd. See clientv3.KV.
+func (kv *KV) GetStream(ctx context.Context, key string, opts ...clientv3.OpOption) (clientv3.GetStreamChan, error) {
+	if err := kv.closed(); err != nil {
+		return nil, err
+	}
+	return kv.etcd.GetStream(ctx, key, opts...)
+}
+
+// Delete deletes a key or a range of keys. See clientv3.KV. A range that
+// covers the claim prefix leaves the claims alone.
+func (kv *KV) Delete(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.DeleteResponse, error) {
+	r, err := kv.write(ctx, clientv3.OpDelete(key, opts...))
+	return r.Del(), err
+}
+
+// Compact compacts etcd's history. See clientv3.KV.
+func (kv *KV) Compact(ctx context.Context, rev int64, opts ...clientv3.CompactOption) (*clientv3.CompactResponse, error) {
+	if err := kv.closed(); err != nil {
+		return nil, err
+	}
+	resp, err := kv.etcd.Compact(ctx, rev, opts...)
+	if err == nil {
+		kv.cache.observe(resp.Header)
+	}
+	return resp, err
+}
+
+// Do applies a single operation. See clientv3.KV.
+func (kv *KV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+	if err := kv.closed(); err != nil {
+		return clientv3.OpResponse{}, err
+	}
+	switch {
+	case op.IsGet():
+		r, err := kv.get(ctx, op)
+		if err != nil {
+			return clientv3.OpResponse{}, err
+		}
+		return r.OpResponse(), nil
+	case op.IsPut(), op.IsDelete():
+		return kv.write(ctx, op)
+	case op.IsTxn():
+		cmps, then, els := op.Txn()
+		r, err := kv.commit(ctx, cmps, then, els)
+		if err != nil {
+			return clientv3.OpResponse{}, err
+		}
+		return r.OpResponse(), nil
+	}
+	return kv.etcd.Do(ctx, op)
+}
+
+// Txn creates a transaction. See clientv3.KV.
+func (kv *KV) Txn(ctx context.Context) clientv3.Txn {
+	return &txn{kv: kv, ctx: ctx}
+}
+
+// get reads: from memory, by claiming, or from etcd.
+func (kv *KV) get(ctx context.Context, op clientv3.Op) (*clientv3.GetResponse, error) {
+	key := string(op.KeyBytes())
+	if !isPoint(op) || kv.layout.reserved(key) {
+		return kv.forward(ctx, op)
+	}
+	o := shapeOf(op)
+	if r := kv.serve(key, o); r != nil {
+		return r, nil
+	}
+	if op.IsSerializable() {
+		return kv.forward(ctx, op) // not worth a claim, which needs a quorum
+	}
+	if cl, share := kv.session.claim(key, time.Now()); cl != nil {
+		select {
+		case <-cl.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-kv.closing:
+			return nil, ErrClosed
+		}
+		// Invariant: I8. The reply is shared only by readers who were there
+		// before the claim was sent.
+		if share && cl.facts != nil {
+			r := o.reply(key, cl.facts)
+			setHeader(&r.hdr, cl.hdr, cl.hdr.Revision)
+			return (*clientv3.GetResponse)(&r.resp), nil
+		}
+		if r := kv.serve(key, o); r != nil {
+			return r, nil
+		}
+	}
+	return kv.forward(ctx, op)
+}
+
+// serve answers a point read from memory, or returns nil.
+//
+// Invariants: I1, I10. The highest revision is loaded before the entry, and
+// the clock is checked after it: at the instant when the entry was loaded, the
+// key was owned, settled, under a live lease, and unchanged since up to then.
+func (kv *KV) serve(key string, o shape) *clientv3.GetResponse {
+	rev := kv.cache.seen.Load()
+	s := kv.cache.lookup(key)
+	if s == nil || !s.lease.live(time.Now()) {
+		return nil
+	}
+	r := o.reply(key, s)
+	setHeader(&r.hdr, kv.cache.ident.Load(), max(rev, s.rev))
+	return (*clientv3.GetResponse)(&r.resp)
+}
+
+// forward sends a read to etcd as it is.
+func (kv *KV) forward(ctx context.Context, op clientv3.Op) (*clientv3.GetResponse, error) {
+	r, err := kv.etcd.Do(ctx, op)
+	if err != nil {
+		return nil, err
+	}
+	kv.cache.observe(r.Get().Header)
+	return r.Get(), nil
+}
+
+// write puts or deletes as a transaction of one operation.
+func (kv *KV) write(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+	if err := kv.closed(); err != nil {
+		return clientv3.OpResponse{}, err
+	}
+	if len(op.KeyBytes()) == 0 {
+		return clientv3.OpResponse{}, rpctypes.ErrEmptyKey
+	}
+	r, err := kv.commit(ctx, nil, []clientv3.Op{op}, nil)
+	if err != nil {
+		return clientv3.OpResponse{}, err
+	}
+	switch r0 := r.Responses[0].Response.(type) {
+	case *etcdserverpb.ResponseOp_ResponsePut:
+		r0.ResponsePut.Header = r.Header
+		return (*clientv3.PutResponse)(r0.ResponsePut).OpResponse(), nil
+	case *etcdserverpb.ResponseOp_ResponseDeleteRange:
+		r0.ResponseDeleteRange.Header = r.Header
+		return (*clientv3.DeleteResponse)(r0.ResponseDeleteRange).OpResponse(), nil
+	}
+	panic(fmt.Sprintf("leasing: etcd answered a write with %T", r.Responses[0].Response))
+}

@@ -1,0 +1,412 @@
+package leasing
+
+import (
+	"fmt"
+	"slices"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// plan is a transaction of the user's with what it writes: all that is needed
+// to put guards around it. It does no I/O and never changes.
+type plan struct {
+	layout    layout
+	cmps      []clientv3.Cmp
+	then, els []clientv3.Op
+
+	points []string   // the keys it may write singly, each once, in order
+	ranges []keyRange // the ranges it may delete, less the claims
+	spared bool       // some range covers the claim prefix
+
+	// covering: there are too many points to guard each by its own claim. One
+	// guard covers the hull of all that is written instead.
+	covering bool
+	maxOps   int
+}
+
+// newPlan plans a transaction of the user's for servers that take up to maxOps
+// operations.
+func newPlan(l layout, maxOps int, cmps []clientv3.Cmp, then, els []clientv3.Op) (*plan, error) {
+	p := &plan{layout: l, cmps: cmps, then: then, els: els, maxOps: maxOps}
+	if err := p.collect(then); err != nil {
+		return nil, err
+	}
+	if err := p.collect(els); err != nil {
+		return nil, err
+	}
+	slices.Sort(p.points)
+	p.points = slices.Compact(p.points)
+	if p.fits(len(p.points)+len(p.ranges), len(p.points), 0) {
+		return p, nil
+	}
+	p.covering = true
+	if p.fits(1, 0, 0) {
+		return p, nil
+	}
+	if weight(cmps, then, els) > maxOps {
+		return p, nil // too large for etcd too, which is to say so itself
+	}
+	return nil, fmt.Errorf("%w: %d operations or comparisons, counting each level of nesting at its largest, leave no room "+
+		"for a guard within etcd's limit of %d (--max-txn-ops): split the transaction",
+		ErrTxnTooLarge, weight(cmps, then, els), maxOps)
+}
+
+// collect adds what ops may write, nested transactions included.
+func (p *plan) collect(ops []clientv3.Op) error {
+	for _, op := range ops {
+		switch {
+		case op.IsTxn():
+			_, then, els := op.Txn()
+			if err := p.collect(then); err != nil {
+				return err
+			}
+			if err := p.collect(els); err != nil {
+				return err
+			}
+		case op.IsDelete() && len(op.RangeBytes()) > 0:
+			parts := p.layout.spare(rangeOf(op))
+			p.spared = p.spared || len(parts) != 1 || parts[0] != rangeOf(op)
+			p.ranges = append(p.ranges, parts...)
+		case op.IsPut(), op.IsDelete():
+			key := string(op.KeyBytes())
+			if p.layout.reserved(key) {
+				// Invariant: I13.
+				return fmt.Errorf("%w: %q is under %q: use a plain client if you must", ErrClaimPrefix, key, p.layout.prefix)
+			}
+			p.points = append(p.points, key)
+		}
+	}
+	return nil
+}
+
+func (p *plan) readOnly() bool { return len(p.points) == 0 && len(p.ranges) == 0 && !p.spared }
+
+// single reports whether the plan is one put, whose refusal can be a REVOKE at
+// the same time. For a delete it cannot: with the NOSPACE alarm on, etcd
+// refuses any transaction that holds a put in any branch, and deletes are the
+// way out.
+func (p *plan) single() bool {
+	return p.flat() && len(p.points) == 1 && len(p.then) == 1 && p.then[0].IsPut()
+}
+
+// flat reports whether the user's operations can stand beside ours, because
+// there is nothing to decide.
+func (p *plan) flat() bool { return len(p.cmps) == 0 && len(p.els) == 0 }
+
+// fits reports whether etcd takes the plan with so many guards, operations in
+// the Else, and read-backs. etcd gives a nested transaction what the longest
+// list of the outer one leaves.
+func (p *plan) fits(guards, els, reads int) bool {
+	then, inner := 1+reads, weight(p.sparing(p.cmps, p.then, p.els))
+	if p.flat() {
+		_, ops, _ := p.sparing(nil, p.then, nil)
+		then, inner = len(ops)+reads, innerWeight(ops)
+	}
+	if p.single() {
+		els, inner = els+1, max(inner, 2)
+	}
+	return max(guards, then, els)+inner <= p.maxOps
+}
+
+// weight is what a transaction takes of --max-txn-ops.
+func weight(cmps []clientv3.Cmp, then, els []clientv3.Op) int {
+	return max(len(cmps), len(then), len(els)) + max(innerWeight(then), innerWeight(els))
+}
+
+func innerWeight(ops []clientv3.Op) int {
+	w := 0
+	for _, op := range ops {
+		if op.IsTxn() {
+			w = max(w, weight(op.Txn()))
+		}
+	}
+	return w
+}
+
+// sparing returns the transaction with every range deletion that covers the
+// claim prefix replaced by one that leaves the claims alone.
+//
+// Invariant: I13.
+func (p *plan) sparing(cmps []clientv3.Cmp, then, els []clientv3.Op) ([]clientv3.Cmp, []clientv3.Op, []clientv3.Op) {
+	if !p.spared {
+		return cmps, then, els
+	}
+	return cmps, p.sparingOps(then), p.sparingOps(els)
+}
+
+func (p *plan) sparingOps(ops []clientv3.Op) []clientv3.Op {
+	out := make([]clientv3.Op, len(ops))
+	for i, op := range ops {
+		switch {
+		case op.IsTxn():
+			out[i] = clientv3.OpTxn(p.sparing(op.Txn()))
+		case p.divides(op):
+			out[i] = p.divide(op)
+		default:
+			out[i] = op
+		}
+	}
+	return out
+}
+
+// divides reports whether op deletes a range that covers claims.
+func (p *plan) divides(op clientv3.Op) bool {
+	return op.IsDelete() && len(op.RangeBytes()) > 0 &&
+		rangeOf(op).overlaps(keyRange{p.layout.prefix, p.layout.end})
+}
+
+// divide returns the deletion of what op deletes, less the claims, as a
+// nested transaction. merge turns its reply back.
+func (p *plan) divide(op clientv3.Op) clientv3.Op {
+	var dels []clientv3.Op
+	for _, r := range p.layout.spare(rangeOf(op)) {
+		opts := []clientv3.OpOption{clientv3.WithRange(r.end)}
+		if op.IsPrevKV() {
+			opts = append(opts, clientv3.WithPrevKV())
+		}
+		dels = append(dels, clientv3.OpDelete(r.begin, opts...))
+	}
+	return clientv3.OpTxn(nil, dels, nil)
+}
+
+// merge turns the replies to sparing operations into those to ops.
+func (p *plan) merge(ops []clientv3.Op, resps []*etcdserverpb.ResponseOp) {
+	for i, op := range ops {
+		t := resps[i].GetResponseTxn()
+		switch {
+		case op.IsTxn():
+			_, then, els := op.Txn()
+			if !t.Succeeded {
+				then = els
+			}
+			p.merge(then, t.Responses)
+		case p.divides(op):
+			d := &etcdserverpb.DeleteRangeResponse{Header: &etcdserverpb.ResponseHeader{}}
+			for _, r := range t.Responses {
+				part := r.GetResponseDeleteRange()
+				d.Header.Revision = max(d.Header.Revision, part.Header.GetRevision())
+				d.Deleted += part.Deleted
+				d.PrevKvs = append(d.PrevKvs, part.PrevKvs...)
+			}
+			resps[i] = &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponseDeleteRange{ResponseDeleteRange: d}}
+		}
+	}
+}
+
+// listed returns the ranges whose claims have to be listed before each try.
+func (p *plan) listed() []keyRange {
+	if p.covering {
+		return []keyRange{hull(p.points, p.ranges)}
+	}
+	return p.ranges
+}
+
+// writes reports whether the plan may write key.
+func (p *plan) writes(key string) bool {
+	_, found := slices.BinarySearch(p.points, key)
+	return found || contained(key, p.ranges)
+}
+
+// request is a plan as it is sent once, and how to read its reply.
+type request struct {
+	guards    []clientv3.Cmp
+	then, els []clientv3.Op
+	read      []int // the points that are read back, at the end of then
+	asks      bool  // a refusal asks for the claim in the way
+}
+
+// request puts the guards around the plan: what is believed of each point, as
+// w has it, and the revision at which each range of listed was listed.
+//
+// Invariants: I4, I5.
+func (p *plan) request(w *write, revs []int64) request {
+	var q request
+	for i, r := range p.listed() {
+		q.guards = append(q.guards, p.layout.unclaimedSince(r, revs[i]))
+	}
+	if !p.covering {
+		for i, key := range p.points {
+			q.guards = append(q.guards, p.layout.holds(key, w.points[i].grant))
+			q.els = append(q.els, clientv3.OpGet(p.layout.claimKey(key)))
+			if w.points[i].grant != 0 && p.fits(len(p.points)+len(p.ranges), len(p.points), len(q.read)+1) {
+				q.read = append(q.read, i)
+			}
+		}
+		if p.single() && !w.points[0].yielding {
+			q.els, q.asks = append(q.els, p.layout.revokeAnyOp(p.points[0])), true
+		}
+	}
+	cmps, then, els := p.sparing(p.cmps, p.then, p.els)
+	if p.flat() {
+		q.then = slices.Clone(then)
+	} else {
+		q.then = []clientv3.Op{clientv3.OpTxn(cmps, then, els)}
+	}
+	for _, i := range q.read {
+		q.then = append(q.then, clientv3.OpGet(p.points[i]))
+	}
+	return q
+}
+
+// reply returns the user's part of the reply to q, which was applied.
+func (p *plan) reply(q request, resp *clientv3.TxnResponse) *clientv3.TxnResponse {
+	r := &etcdserverpb.TxnResponse{Header: resp.Header, Succeeded: true}
+	if p.flat() {
+		r.Responses = resp.Responses[:len(resp.Responses)-len(q.read)]
+	} else {
+		inner := resp.Responses[0].GetResponseTxn()
+		r.Succeeded, r.Responses = inner.Succeeded, inner.Responses
+	}
+	if p.spared {
+		taken := p.then
+		if !r.Succeeded {
+			taken = p.els
+		}
+		p.merge(taken, r.Responses)
+	}
+	return (*clientv3.TxnResponse)(r)
+}
+
+// readBacks returns what the reply to q, which was applied, says of the points.
+func (p *plan) readBacks(q request, resp *clientv3.TxnResponse) []readBack {
+	out := make([]readBack, len(p.points))
+	first := len(resp.Responses) - len(q.read)
+	for n, i := range q.read {
+		out[i] = readBack{true, onlyKV(resp.Responses[first+n])}
+	}
+	return out
+}
+
+// claims returns what the reply to q, which was refused, says of the claims of
+// the points; nothing if they were not read.
+func (p *plan) claims(resp *clientv3.TxnResponse) []*claimRecord {
+	if p.covering {
+		return nil
+	}
+	out := make([]*claimRecord, len(p.points))
+	for i := range out {
+		if kv := onlyKV(resp.Responses[i]); kv != nil {
+			r := p.layout.record(kv)
+			out[i] = &r
+		}
+	}
+	return out
+}
+
+// localView is a consistent look at several owned keys.
+type localView struct {
+	cache *cache
+	keys  []string
+	snaps []*snapshot
+	rev   int64 // the reply's header revision
+}
+
+func (v *localView) load(key []byte) *snapshot {
+	for i, k := range v.keys {
+		if k == string(key) {
+			return v.snaps[i]
+		}
+	}
+	s := v.cache.lookup(string(key))
+	if s != nil {
+		v.keys, v.snaps = append(v.keys, string(key)), append(v.snaps, s)
+		v.rev = max(v.rev, s.rev)
+	}
+	return s
+}
+
+// txn decides and answers a transaction from the view. It is nil if something
+// is not in the view, or would be written.
+//
+// Invariant: I11.
+func (v *localView) txn(cmps []clientv3.Cmp, then, els []clientv3.Op) *etcdserverpb.TxnResponse {
+	r := &etcdserverpb.TxnResponse{Header: &etcdserverpb.ResponseHeader{}, Succeeded: true}
+	for i := range cmps {
+		c := cmps[i].GetCompare()
+		if len(c.RangeEnd) > 0 {
+			return nil
+		}
+		s := v.load(c.Key)
+		if s == nil {
+			return nil
+		}
+		r.Succeeded = r.Succeeded && holds(c, s)
+	}
+	if !r.Succeeded {
+		then = els
+	}
+	for _, op := range then {
+		answer := v.answer(op)
+		if answer == nil {
+			return nil
+		}
+		r.Responses = append(r.Responses, answer)
+	}
+	return r
+}
+
+func (v *localView) answer(op clientv3.Op) *etcdserverpb.ResponseOp {
+	if op.IsTxn() {
+		if r := v.txn(op.Txn()); r != nil {
+			return &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponseTxn{ResponseTxn: r}}
+		}
+		return nil
+	}
+	if !isPoint(op) {
+		return nil
+	}
+	s := v.load(op.KeyBytes())
+	if s == nil {
+		return nil
+	}
+	r := shapeOf(op).reply(string(op.KeyBytes()), s)
+	return &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponseRange{ResponseRange: &r.resp}}
+}
+
+// setRevisions gives the inner replies the revision that the server would.
+func setRevisions(resps []*etcdserverpb.ResponseOp, rev int64) {
+	for _, r := range resps {
+		if t := r.GetResponseTxn(); t != nil {
+			setRevisions(t.Responses, rev)
+		} else {
+			r.GetResponseRange().Header.Revision = rev
+		}
+	}
+}
+
+// wellFormed reports whether etcd would surely take the transaction, whichever
+// branches it takes. What is doubtful is left to etcd to judge.
+func wellFormed(maxOps int, cmps []clientv3.Cmp, then, els []clientv3.Op) bool {
+	written, size := make(map[string]bool), 0
+	return weight(cmps, then, els) <= maxOps &&
+		wellFormedOps(cmps, then, written, &size) && wellFormedOps(nil, els, written, &size)
+}
+
+func wellFormedOps(cmps []clientv3.Cmp, ops []clientv3.Op, written map[string]bool, size *int) bool {
+	for i := range cmps {
+		if len(cmps[i].KeyBytes()) == 0 {
+			return false
+		}
+	}
+	for _, op := range ops {
+		switch {
+		case op.IsTxn():
+			cmps, then, els := op.Txn()
+			if !wellFormedOps(cmps, then, written, size) || !wellFormedOps(nil, els, written, size) {
+				return false
+			}
+		case len(op.KeyBytes()) == 0 || !op.IsSortOptionValid():
+			return false
+		case op.IsGet():
+		case len(op.RangeBytes()) > 0 || written[string(op.KeyBytes())]:
+			return false // it may overlap with another write
+		default:
+			written[string(op.KeyBytes())] = true
+			if *size += len(op.ValueBytes()); *size > 1<<20 {
+				return false // it may be larger than etcd takes
+			}
+		}
+	}
+	return true
+}

@@ -1,0 +1,289 @@
+package leasing
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// txn collects a transaction. See clientv3.Txn.
+type txn struct {
+	kv  *KV
+	ctx context.Context
+
+	mu        sync.Mutex // guards the rest
+	step      step
+	cmps      []clientv3.Cmp
+	then, els []clientv3.Op
+}
+
+// step is how far a txn has been built.
+type step uint8
+
+const (
+	nothing step = iota
+	hasIf
+	hasThen
+	hasElse
+)
+
+func (t *txn) advance(to step, name string) {
+	if t.step >= to {
+		panic("leasing: " + name + " is called twice, or too late: the order is If, Then, Else")
+	}
+	t.step = to
+}
+
+// If takes the comparisons that decide between Then and Else.
+func (t *txn) If(cs ...clientv3.Cmp) clientv3.Txn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.advance(hasIf, "If")
+	for i := range cs {
+		t.cmps = append(t.cmps, cs[i].Clone())
+	}
+	return t
+}
+
+// Then takes the operations to execute if every comparison holds.
+func (t *txn) Then(ops ...clientv3.Op) clientv3.Txn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.advance(hasThen, "Then")
+	t.then = slices.Clone(ops)
+	return t
+}
+
+// Else takes the operations to execute if some comparison does not hold.
+func (t *txn) Else(ops ...clientv3.Op) clientv3.Txn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.advance(hasElse, "Else")
+	t.els = slices.Clone(ops)
+	return t
+}
+
+// Commit executes the transaction: from memory if it turns out to read owned
+// keys only, else in etcd.
+func (t *txn) Commit() (*clientv3.TxnResponse, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.kv.commit(t.ctx, t.cmps, t.then, t.els)
+}
+
+// commit executes a transaction. Every write takes this way.
+func (kv *KV) commit(ctx context.Context, cmps []clientv3.Cmp, then, els []clientv3.Op) (*clientv3.TxnResponse, error) {
+	if err := kv.closed(); err != nil {
+		return nil, err
+	}
+	if resp := kv.evaluate(cmps, then, els); resp != nil {
+		return resp, nil
+	}
+	p, err := newPlan(kv.layout, kv.maxOps, cmps, then, els)
+	if err != nil {
+		return nil, err
+	}
+	if !p.readOnly() {
+		return kv.guarded(ctx, p)
+	}
+	resp, err := kv.etcd.Txn(ctx).If(cmps...).Then(then...).Else(els...).Commit()
+	if err == nil {
+		kv.cache.observe(resp.Header)
+	}
+	return resp, err
+}
+
+// evaluate answers a transaction from memory, or returns nil. It decides the
+// comparisons and then looks only at the branch that is taken.
+//
+// Invariants: I1, I10, I11. All keys are loaded, and then loaded again: if
+// none has changed, there was an instant between at which all of them stood as
+// loaded. The clock is checked after it.
+func (kv *KV) evaluate(cmps []clientv3.Cmp, then, els []clientv3.Op) *clientv3.TxnResponse {
+	if len(cmps) == 0 && slices.ContainsFunc(then, func(op clientv3.Op) bool { return !op.IsGet() && !op.IsTxn() }) {
+		return nil
+	}
+	v := &localView{cache: kv.cache, rev: kv.cache.seen.Load()}
+	r := v.txn(cmps, then, els)
+	if r == nil || !wellFormed(kv.maxOps, cmps, then, els) {
+		return nil
+	}
+	for i, key := range v.keys {
+		if kv.cache.lookup(key) != v.snaps[i] {
+			return nil
+		}
+	}
+	now := time.Now()
+	for _, s := range v.snaps {
+		if !s.lease.live(now) {
+			return nil
+		}
+	}
+	setHeader(r.Header, kv.cache.ident.Load(), v.rev)
+	setRevisions(r.Responses, v.rev)
+	return (*clientv3.TxnResponse)(r)
+}
+
+// guarded writes: it tries until no claim is in the way.
+func (kv *KV) guarded(ctx context.Context, p *plan) (*clientv3.TxnResponse, error) {
+	pace := backoff{first: 100 * time.Millisecond, last: 2 * time.Second}
+	for tries := 0; ; tries++ {
+		var known *waiter // Invariant: I14. Waiters register before they send.
+		if p.single() {
+			known = kv.session.waiters.join(p.points[0])
+		}
+		resp, way, err := kv.try(ctx, p)
+		if resp == nil && err == nil {
+			err = kv.clear(ctx, way, known, tries, &pace)
+		}
+		if known != nil {
+			kv.session.waiters.leave(known)
+		}
+		if resp != nil || err != nil {
+			return resp, err
+		}
+	}
+}
+
+// blockers are the claims in the way of a write: those of others, and those of
+// ours that are being yielded.
+type blockers struct {
+	claims []claimRecord
+	asked  bool // they have been asked for in the same request
+}
+
+// try sends p once. Both results are nil if a guard refused it, or would have.
+//
+// Invariant: I3. Only what was refused is ever sent again.
+func (kv *KV) try(ctx context.Context, p *plan) (resp *clientv3.TxnResponse, way blockers, err error) {
+	w, err := kv.begin(ctx, p)
+	if err != nil {
+		return nil, way, err
+	}
+	s := settlement{outcome: refused} // nothing has been sent
+	var sent *clientv3.TxnResponse
+	defer func() {
+		kv.session.yield(kv.cache.settle(w, s, time.Now()))
+		if sent != nil {
+			kv.cache.observe(sent.Header)
+		}
+	}()
+	revs, listed, err := kv.listClaims(ctx, p)
+	if err != nil || len(listed) > 0 {
+		return nil, blockers{claims: listed}, err
+	}
+	q := p.request(w, revs)
+	if err := ctx.Err(); err != nil {
+		return nil, way, err
+	}
+	s.outcome = unknown // until told otherwise
+	sent, err = kv.etcd.Txn(ctx).If(q.guards...).Then(q.then...).Else(q.els...).Commit()
+	switch {
+	case err != nil:
+		s.outcome = outcomeOf(err)
+		return nil, way, err
+	case !sent.Succeeded:
+		s.outcome, s.claims = refused, p.claims(sent)
+		for i, r := range s.claims {
+			if r != nil && r.grant != w.points[i].grant {
+				way.claims = append(way.claims, *r)
+			}
+		}
+		way.asked = q.asks
+		return nil, way, nil
+	}
+	s.outcome, s.rev, s.read = applied, sent.Header.Revision, p.readBacks(q, sent)
+	return p.reply(q, sent), way, nil
+}
+
+// begin opens the write of p, once no claim of ours is under way on its keys.
+func (kv *KV) begin(ctx context.Context, p *plan) (*write, error) {
+	for {
+		w, busy := kv.cache.begin(p.points, p.ranges)
+		if busy == nil {
+			return w, nil
+		}
+		if err := kv.wait(ctx, busy.done, nil); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// listClaims lists the claims of the ranges that p guards by a listing, and
+// returns the revision of each listing and the claims of others in the way.
+//
+// Invariant: I5. The listing itself has to show that there is none.
+func (kv *KV) listClaims(ctx context.Context, p *plan) (revs []int64, way []claimRecord, err error) {
+	for _, r := range p.listed() {
+		listing, rev, err := kv.session.list(ctx, kv.layout.claimRange(r))
+		if err != nil {
+			return nil, nil, err
+		}
+		revs = append(revs, rev)
+		for _, c := range listing {
+			if p.writes(c.key) && !kv.session.ours(c) {
+				way = append(way, c)
+			}
+		}
+	}
+	return revs, way, nil
+}
+
+// clear asks for the claims in the way, if they have not been asked for, and
+// waits until they are gone, or until it is time to look again. known is the
+// waiter that was there before, if there is one.
+func (kv *KV) clear(ctx context.Context, way blockers, known *waiter, tries int, pace *backoff) error {
+	if len(way.claims) == 0 {
+		// A claim went, or a new one came. At the first time, look at once.
+		if tries == 0 {
+			return ctx.Err()
+		}
+		return kv.wait(ctx, nil, pace)
+	}
+	w := known
+	if w == nil {
+		keys := make([]string, len(way.claims))
+		for i, r := range way.claims {
+			keys[i] = r.key
+		}
+		w = kv.session.waiters.join(keys...)
+		defer kv.session.waiters.leave(w)
+	}
+	var ask []claimRecord
+	for _, r := range way.claims {
+		switch {
+		case kv.session.ours(r):
+			kv.session.yield(kv.cache.created(r))
+		case !r.revoked && !way.asked:
+			ask = append(ask, r)
+		}
+	}
+	if err := kv.session.revoke(ctx, ask, w); err != nil {
+		return err
+	}
+	return kv.wait(ctx, w.gone, pace)
+}
+
+// wait waits for done, for the pause of pace if there is one, or for the end
+// of ctx or of the KV.
+func (kv *KV) wait(ctx context.Context, done <-chan struct{}, pace *backoff) error {
+	var pause <-chan time.Time
+	if pace != nil {
+		t := time.NewTimer(pace.pause())
+		defer t.Stop()
+		pause = t.C
+	}
+	select {
+	case <-done:
+		return nil
+	case <-pause:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-kv.closing:
+		return ErrClosed
+	}
+}

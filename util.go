@@ -1,0 +1,263 @@
+package leasing
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// openEnd as the end of a range means that the range has none.
+const openEnd = "\x00"
+
+// keyRange is the keys from begin up to, not including, end.
+type keyRange struct{ begin, end string }
+
+func rangeOf(op clientv3.Op) keyRange {
+	return keyRange{string(op.KeyBytes()), string(op.RangeBytes())}
+}
+
+func (r keyRange) contains(key string) bool {
+	return key >= r.begin && (r.end == openEnd || key < r.end)
+}
+
+func (r keyRange) empty() bool { return r.end != openEnd && r.end <= r.begin }
+
+func (r keyRange) overlaps(o keyRange) bool {
+	return !r.empty() && !o.empty() &&
+		(r.end == openEnd || o.begin < r.end) && (o.end == openEnd || r.begin < o.end)
+}
+
+// hull returns the smallest range that holds every point and every range.
+func hull(points []string, ranges []keyRange) keyRange {
+	all := make([]keyRange, 0, len(points)+len(ranges))
+	for _, k := range points {
+		all = append(all, keyRange{k, k + "\x00"})
+	}
+	for _, r := range ranges {
+		if !r.empty() {
+			all = append(all, r)
+		}
+	}
+	if len(all) == 0 {
+		return keyRange{"\x00", "\x00\x00"} // nothing can be claimed here but the key "\x00"
+	}
+	h := all[0]
+	for _, r := range all[1:] {
+		h.begin = min(h.begin, r.begin)
+		if h.end != openEnd && (r.end == openEnd || r.end > h.end) {
+			h.end = r.end
+		}
+	}
+	return h
+}
+
+// contained reports whether key is in one of the ranges.
+func contained(key string, ranges []keyRange) bool {
+	for _, r := range ranges {
+		if r.contains(key) {
+			return true
+		}
+	}
+	return false
+}
+
+// holds decides a comparison of a single key as the server does; s is what is
+// known of the key.
+//
+// Invariant: I11. The value of a key that does not exist compares false,
+// whatever it is compared with; everything else of it compares as zero.
+func holds(c *etcdserverpb.Compare, s *snapshot) bool {
+	var d int
+	switch c.Target {
+	case etcdserverpb.Compare_VALUE:
+		if !s.present {
+			return false
+		}
+		d = bytes.Compare(s.value, c.GetValue())
+	case etcdserverpb.Compare_VERSION:
+		d = compare(s.version, c.GetVersion())
+	case etcdserverpb.Compare_CREATE:
+		d = compare(s.create, c.GetCreateRevision())
+	case etcdserverpb.Compare_MOD:
+		d = compare(s.mod, c.GetModRevision())
+	case etcdserverpb.Compare_LEASE:
+		// A key that carries a lease is never cached.
+		d = compare(0, c.GetLease())
+	}
+	switch c.Result {
+	case etcdserverpb.Compare_EQUAL:
+		return d == 0
+	case etcdserverpb.Compare_NOT_EQUAL:
+		return d != 0
+	case etcdserverpb.Compare_GREATER:
+		return d > 0
+	case etcdserverpb.Compare_LESS:
+		return d < 0
+	}
+	return true
+}
+
+func compare(a, b int64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// isPoint reports whether a get can be answered from what is known of one key.
+func isPoint(op clientv3.Op) bool {
+	return op.IsGet() && len(op.KeyBytes()) > 0 && len(op.RangeBytes()) == 0 &&
+		op.Rev() == 0 && op.IsSortOptionValid()
+}
+
+// shape is what the options of a get ask for in the reply.
+type shape struct {
+	keysOnly, countOnly                  bool
+	minMod, maxMod, minCreate, maxCreate int64
+}
+
+func shapeOf(op clientv3.Op) shape {
+	return shape{
+		keysOnly: op.IsKeysOnly(), countOnly: op.IsCountOnly(),
+		minMod: op.MinModRev(), maxMod: op.MaxModRev(),
+		minCreate: op.MinCreateRev(), maxCreate: op.MaxCreateRev(),
+	}
+}
+
+// shows reports whether the reply holds the key-value itself. Filters apply to
+// what is returned, not to the count.
+func (o shape) shows(s *snapshot) bool {
+	return s.present && !o.countOnly &&
+		(o.maxMod == 0 || s.mod <= o.maxMod) && (o.minMod == 0 || s.mod >= o.minMod) &&
+		(o.maxCreate == 0 || s.create <= o.maxCreate) && (o.minCreate == 0 || s.create >= o.minCreate)
+}
+
+// rangeReply is a reply to a point read in one piece of memory.
+type rangeReply struct {
+	resp etcdserverpb.RangeResponse
+	hdr  etcdserverpb.ResponseHeader
+	kv   mvccpb.KeyValue
+	kvs  [1]*mvccpb.KeyValue
+}
+
+// reply builds the answer to a point read of key.
+//
+// Invariant: I12. It shares no memory with s: the caller may change all of it.
+func (o shape) reply(key string, s *snapshot) *rangeReply {
+	r := new(rangeReply)
+	r.resp.Header = &r.hdr
+	if s.present {
+		r.resp.Count = 1
+	}
+	if !o.shows(s) {
+		return r
+	}
+	n := len(key)
+	b := make([]byte, n, n+len(s.value))
+	copy(b, key)
+	r.kv.Key = b[:n:n]
+	if !o.keysOnly && len(s.value) > 0 {
+		r.kv.Value = append(b, s.value...)[n:]
+	}
+	r.kv.CreateRevision, r.kv.ModRevision, r.kv.Version = s.create, s.mod, s.version
+	r.kvs[0] = &r.kv
+	r.resp.Kvs = r.kvs[:]
+	return r
+}
+
+func setHeader(h, from *etcdserverpb.ResponseHeader, rev int64) {
+	if from != nil {
+		h.ClusterId, h.MemberId, h.RaftTerm = from.ClusterId, from.MemberId, from.RaftTerm
+	}
+	h.Revision = rev
+}
+
+func copyHeader(h *etcdserverpb.ResponseHeader) *etcdserverpb.ResponseHeader {
+	c := new(etcdserverpb.ResponseHeader)
+	setHeader(c, h, h.GetRevision())
+	return c
+}
+
+// onlyKV returns the key-value in the reply to a point read; nil if the key
+// does not exist.
+func onlyKV(r *etcdserverpb.ResponseOp) *mvccpb.KeyValue {
+	if kvs := r.GetResponseRange().GetKvs(); len(kvs) > 0 {
+		return kvs[0]
+	}
+	return nil
+}
+
+// outcome is what is known of a request that may change the store.
+type outcome uint8
+
+const (
+	unknown outcome = iota // it may have been applied, or may be yet
+	refused                // it was not applied and never will be
+	applied
+)
+
+// refusals are the errors that etcd gives before it applies anything. Every
+// other error leaves the outcome unknown: "database space exceeded" and
+// "received message larger than max", for example, were seen on a real server
+// for writes that had been applied.
+//
+// Invariant: I3.
+func refusals() []error {
+	return []error{
+		rpctypes.ErrEmptyKey, rpctypes.ErrKeyNotFound,
+		rpctypes.ErrValueProvided, rpctypes.ErrLeaseProvided,
+		rpctypes.ErrTooManyOps, rpctypes.ErrDuplicateKey, rpctypes.ErrInvalidSortOption,
+		rpctypes.ErrCompacted, rpctypes.ErrFutureRev,
+		rpctypes.ErrLeaseNotFound, rpctypes.ErrRequestTooLarge,
+		rpctypes.ErrUserEmpty, rpctypes.ErrPermissionDenied, rpctypes.ErrInvalidAuthToken,
+	}
+}
+
+// outcomeOf classifies the error of a write.
+func outcomeOf(err error) outcome {
+	if err == nil {
+		return applied
+	}
+	// clientv3 gives server errors as EtcdError, which compare by value.
+	err = rpctypes.Error(err)
+	for _, r := range refusals() {
+		if errors.Is(err, r) {
+			return refused
+		}
+	}
+	if strings.Contains(err.Error(), "trying to send message larger than max") {
+		return refused // gRPC's own limit, checked before anything is sent
+	}
+	return unknown
+}
+
+// isRefusedWatch reports whether etcd refuses a watch for lack of rights. The
+// client gives the reason as text.
+func isRefusedWatch(err error) bool {
+	return strings.Contains(err.Error(), rpctypes.ErrorDesc(rpctypes.ErrGRPCPermissionDenied)) ||
+		errors.Is(err, rpctypes.ErrInvalidAuthToken) || errors.Is(err, rpctypes.ErrAuthFailed)
+}
+
+// backoff grows the pauses of a loop, with jitter, from first to last.
+type backoff struct {
+	first, last time.Duration
+	next        time.Duration
+}
+
+// pause returns how long to wait before the next try.
+func (b *backoff) pause() time.Duration {
+	b.next = min(max(b.next*2, b.first), b.last)
+	return b.next/2 + rand.N(b.next/2+1)
+}
+
+func (b *backoff) reset() { b.next = 0 }
