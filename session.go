@@ -95,12 +95,9 @@ func (s *session) start() {
 //
 // Invariant: I7. What is released has been forgotten.
 func (s *session) close() {
-	s.mu.Lock()
-	s.ended = true
-	s.mu.Unlock()
-	s.reset()
 	s.stop()
 	s.wg.Wait()
+	s.reset()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), closeTimeout)
 	defer cancel()
 	s.revokeRetired(ctx)
