@@ -41,7 +41,7 @@ const (
 	idle     state = iota // no claim of ours, and none under way
 	claiming              // entry.claim is under way
 	owned                 // our claim is there, under entry.grant
-	yielding              // forgotten; its claim is to be deleted, confirmed
+	yielding              // forgotten; its claim is to be gone, confirmed
 )
 
 // entry is one key. Its state is changed by the cache alone, under cache.mu.
@@ -123,8 +123,8 @@ type claim struct {
 // Invariant: I7.
 type yield struct {
 	key   string
-	grant int64  // 0 if it was never told
-	lease *lease // whose claim it is, if the grant was never told
+	grant int64  // 0 if it was never told: the claim is looked for first
+	lease *lease // on which the claim hangs then
 }
 
 // write is the token of one write on its way, from begin to settle.
@@ -464,7 +464,7 @@ func pinLocked(e *entry) pin {
 // settlement is what became of a write.
 type settlement struct {
 	outcome outcome
-	rev     int64 // applied: the revision of the reply
+	hdr     *etcdserverpb.ResponseHeader // of the reply; nil if there was none
 
 	// One for each point of the write, in order, or none at all.
 	read   []readBack     // applied
@@ -478,14 +478,17 @@ type readBack struct {
 }
 
 // settle closes a write and returns the claims to be deleted.
-func (c *cache) settle(w *write, s settlement, now time.Time) (out []yield) {
+func (c *cache) settle(w *write, s settlement) (out []yield) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	// Before anything of it is published, so that no reader is told of an
+	// older revision after it. What it covers is not published now.
+	c.observe(s.hdr)
 	for i, p := range w.points {
 		if p.owns() {
 			switch {
 			case s.outcome == applied && i < len(s.read) && s.read[i].done:
-				p.entry.learn(s.read[i].kv, s.rev)
+				p.entry.learn(s.read[i].kv, s.hdr.Revision)
 			case s.outcome == applied:
 				p.entry.lost = true
 			case s.outcome == unknown:
@@ -575,6 +578,17 @@ func (c *cache) yielded(y yield) {
 	}
 }
 
+// found takes in that the claim of y is there, under the grant that had not
+// been told, and returns what has to be deleted then.
+func (c *cache) found(y yield, grant int64) []yield {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.entries.get(y.key); e != nil && e.state == yielding && e.grant == 0 {
+		e.grant = grant
+	}
+	return []yield{{key: y.key, grant: grant}}
+}
+
 // revoked takes in that the claim r was asked back. If it is ours, the claim
 // has to be deleted, remembered or not.
 //
@@ -624,6 +638,9 @@ func (c *cache) created(r claimRecord) []yield {
 	e := c.entries.get(r.key)
 	if e != nil && (e.state == claiming || e.state == owned && e.grant >= r.grant) {
 		return nil
+	}
+	if e != nil && e.state == owned {
+		c.dropLocked(e) // our grant must have ended before that claim was made
 	}
 	return c.disownLocked(r.key, r.grant)
 }

@@ -107,17 +107,18 @@ func (l layout) revokeAnyOp(key string) clientv3.Op {
 		nil)
 }
 
-// yieldOp deletes the claim that y describes, and no other.
+// yieldOp deletes the claim that y describes, and no other. If the reply that
+// would have told its grant was lost, it only looks for the claim. Deleting
+// whatever hangs on our lease would not do: sent again after a lost reply, the
+// first of the two could arrive late, and hit a later claim of ours.
 //
-// Invariant: I5. The guard is an equality, so that nobody else's claim is hit.
+// Invariant: I5. The guard is an equality, so that no other claim is hit.
 func (l layout) yieldOp(y yield) clientv3.Op {
-	guard := l.holds(y.key, y.grant)
+	claim := l.claimKey(y.key)
 	if y.grant == 0 {
-		// The reply that would have told the grant was lost. The lease is ours
-		// alone, and no other claim of ours is made on the key meanwhile.
-		guard = clientv3.Compare(clientv3.LeaseValue(l.claimKey(y.key)), "=", y.lease.id)
+		return clientv3.OpTxn(nil, []clientv3.Op{clientv3.OpGet(claim)}, nil)
 	}
-	return clientv3.OpTxn([]clientv3.Cmp{guard}, []clientv3.Op{clientv3.OpDelete(l.claimKey(y.key))}, nil)
+	return clientv3.OpTxn([]clientv3.Cmp{l.holds(y.key, y.grant)}, []clientv3.Op{clientv3.OpDelete(claim)}, nil)
 }
 
 // holds is the guard that key is held under grant; 0 means by nobody.

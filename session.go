@@ -195,10 +195,16 @@ func (s *session) mayClaim(now time.Time) bool {
 	return s.ears && !s.ended && len(s.leases) > 0 && !now.Before(s.hold)
 }
 
-// room returns a live lease that has room for claims, and for how many.
+// room returns a live lease that has room for claims, and for how many; none
+// while nothing is to be claimed.
+//
+// Invariant: I14.
 func (s *session) room(now time.Time) (best *lease, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !s.ears {
+		return nil, 0
+	}
 	total := 0
 	for _, l := range s.leases {
 		free := s.cache.room(l, s.perLease)
@@ -389,7 +395,13 @@ func (s *session) sendYields(batch []yield) (failed []yield) {
 		}
 		return failed
 	}
-	for _, y := range batch {
+	for i, y := range batch {
+		if y.grant == 0 {
+			if kv := onlyKV(resp.txns[i].Responses[0]); kv != nil && clientv3.LeaseID(kv.Lease) == y.lease.id {
+				s.yield(s.cache.found(y, kv.CreateRevision))
+				continue
+			}
+		}
 		s.cache.yielded(y)
 		s.waiters.wake(y.key)
 	}
@@ -705,7 +717,7 @@ func (k *keeper) grantLease(ctx context.Context) {
 	if err != nil {
 		k.log.Debug("leasing: cannot grant a lease, will try again", zap.Error(err))
 		k.grant = time.Now().Add(k.grants.pause())
-		if outcomeOf(err) == refused {
+		if isAnswer(err) {
 			k.readyOnce.Do(func() { close(k.ready) })
 		}
 		return

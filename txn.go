@@ -164,13 +164,7 @@ func (kv *KV) try(ctx context.Context, p *plan) (resp *clientv3.TxnResponse, way
 		return nil, way, err
 	}
 	s := settlement{outcome: refused} // nothing has been sent
-	var sent *clientv3.TxnResponse
-	defer func() {
-		kv.session.yield(kv.cache.settle(w, s, time.Now()))
-		if sent != nil {
-			kv.cache.observe(sent.Header)
-		}
-	}()
+	defer func() { kv.session.yield(kv.cache.settle(w, s)) }()
 	revs, listed, err := kv.listClaims(ctx, p)
 	if err != nil || len(listed) > 0 {
 		return nil, blockers{claims: listed}, err
@@ -180,12 +174,13 @@ func (kv *KV) try(ctx context.Context, p *plan) (resp *clientv3.TxnResponse, way
 		return nil, way, err
 	}
 	s.outcome = unknown // until told otherwise
-	sent, err = kv.etcd.Txn(ctx).If(q.guards...).Then(q.then...).Else(q.els...).Commit()
-	switch {
-	case err != nil:
+	sent, err := kv.etcd.Txn(ctx).If(q.guards...).Then(q.then...).Else(q.els...).Commit()
+	if err != nil {
 		s.outcome = outcomeOf(err)
 		return nil, way, err
-	case !sent.Succeeded:
+	}
+	s.hdr = sent.Header
+	if !sent.Succeeded {
 		s.outcome, s.claims = refused, p.claims(sent)
 		for i, r := range s.claims {
 			if r != nil && r.grant != w.points[i].grant {
@@ -195,7 +190,7 @@ func (kv *KV) try(ctx context.Context, p *plan) (resp *clientv3.TxnResponse, way
 		way.asked = q.asks
 		return nil, way, nil
 	}
-	s.outcome, s.rev, s.read = applied, sent.Header.Revision, p.readBacks(q, sent)
+	s.outcome, s.read = applied, p.readBacks(q, sent)
 	return p.reply(q, sent), way, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
 )
 
 // openEnd as the end of a range means that the range has none.
@@ -239,6 +240,12 @@ func outcomeOf(err error) outcome {
 		return refused // gRPC's own limit, checked before anything is sent
 	}
 	return unknown
+}
+
+// isAnswer reports whether err is what a server that can be reached has to say.
+func isAnswer(err error) bool {
+	var e rpctypes.EtcdError
+	return errors.As(rpctypes.Error(err), &e) && e.Code() != codes.Unavailable
 }
 
 // isRefusedWatch reports whether etcd refuses a watch for lack of rights. The
