@@ -1,0 +1,134 @@
+package leasing_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
+	"go.etcd.io/etcd/client/v3/namespace"
+
+	"github.com/etcd-leasing/leasing"
+	"github.com/etcd-leasing/leasing/internal/memetcd"
+)
+
+// connect stands for clientv3.New in the examples: it connects to an etcd in
+// memory, so that they run without a server.
+func connect() (*clientv3.Client, func()) {
+	srv := memetcd.New(memetcd.Options{})
+	cl := srv.NewClient("example")
+	return cl, func() { cl.Close(); srv.Close() }
+}
+
+func Example() {
+	cl, stop := connect()
+	defer stop()
+	ctx := context.Background()
+
+	kv, err := leasing.New(ctx, cl, leasing.Config{Prefix: "leasing/"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kv.Close() // hands every key over
+
+	if _, err := kv.Put(ctx, "greeting", "hello"); err != nil {
+		log.Fatal(err)
+	}
+	kv.Get(ctx, "greeting")              // claims the key
+	resp, err := kv.Get(ctx, "greeting") // from memory
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s\n", resp.Kvs[0].Value)
+	// Output: hello
+}
+
+// A KV takes the place of a client's own, for everything that is given the
+// client.
+func ExampleNewKV() {
+	cl, stop := connect()
+	defer stop()
+
+	kv, closeKV, err := leasing.NewKV(cl, "leasing/", concurrency.WithTTL(30))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer closeKV()
+	cl.KV = kv
+
+	cl.Put(context.Background(), "k", "v")
+	resp, err := cl.Get(context.Background(), "k")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(resp.Count)
+	// Output: 1
+}
+
+// The context given to New bounds how long it waits for etcd.
+func ExampleNew() {
+	cl, stop := connect()
+	defer stop()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	kv, err := leasing.New(ctx, cl, leasing.Config{
+		Prefix: "leasing/",
+		TTL:    20 * time.Second,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(kv.Close())
+	// Output: <nil>
+}
+
+// Transactions decide in etcd, or in memory if they turn out to read owned
+// keys only.
+func ExampleKV_Txn() {
+	cl, stop := connect()
+	defer stop()
+	ctx := context.Background()
+	kv, err := leasing.New(ctx, cl, leasing.Config{Prefix: "leasing/"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kv.Close()
+
+	resp, err := kv.Txn(ctx).
+		If(clientv3.Compare(clientv3.Version("lock"), "=", 0)).
+		Then(clientv3.OpPut("lock", "me")).
+		Else(clientv3.OpGet("lock")).
+		Commit()
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(resp.Succeeded)
+	// Output: true
+}
+
+// A KV uses the client's KV, Watcher and Lease as it finds them, so a
+// namespace goes around all three, claims included.
+func ExampleNew_namespace() {
+	cl, stop := connect()
+	defer stop()
+	ctx := context.Background()
+
+	cl.KV = namespace.NewKV(cl.KV, "app/")
+	cl.Watcher = namespace.NewWatcher(cl.Watcher, "app/")
+	cl.Lease = namespace.NewLease(cl.Lease, "app/")
+	kv, err := leasing.New(ctx, cl, leasing.Config{Prefix: "leasing/"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kv.Close()
+
+	resp, err := kv.Get(ctx, "k")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(resp.Count)
+	// Output: 0
+}
