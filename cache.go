@@ -68,9 +68,9 @@ type entry struct {
 	known *snapshot
 	lost  bool
 
-	until   time.Time     // not to be claimed before
+	until   time.Time     // not to be claimed before: it rests
+	foreign time.Time     // nor before this, unless somebody else's claim is seen to go
 	rest    time.Duration // the latest rest
-	foreign bool          // until is only a guess of when somebody else's claim goes
 	aging   bool          // in cache.aging
 }
 
@@ -220,7 +220,7 @@ func (c *cache) idleLocked(e *entry) {
 func (c *cache) tidyLocked(e *entry) {
 	switch {
 	case e.state != idle || e.writes > 0 || e.aging:
-	case e.until.IsZero():
+	case e.until.IsZero() && e.foreign.IsZero():
 		c.entries.remove(e)
 	default:
 		e.aging = true
@@ -236,7 +236,7 @@ func (c *cache) ageLocked(now time.Time) {
 			return
 		}
 		e := c.aging[0]
-		if len(c.aging) <= maxAging && now.Before(e.until.Add(restMax)) {
+		if len(c.aging) <= maxAging && (now.Before(e.until.Add(restMax)) || now.Before(e.foreign)) {
 			return
 		}
 		c.aging = c.aging[1:]
@@ -268,21 +268,21 @@ func (c *cache) restLocked(e *entry, wasOurs bool, now time.Time) {
 		e.rest = min(max(2*e.rest, restMin), restMax)
 	}
 	e.reads.Store(0)
-	c.pauseLocked(e, now.Add(e.rest), false, now)
+	e.until = later(e.until, now.Add(e.rest))
+	c.tidyLocked(e)
+	c.ageLocked(now)
 }
 
-// pauseLocked lets nobody claim e before until.
-func (c *cache) pauseLocked(e *entry, until time.Time, foreign bool, now time.Time) {
-	if until.After(e.until) {
-		e.until, e.foreign = until, foreign
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
 	}
-	c.ageLocked(now)
-	c.tidyLocked(e)
+	return b
 }
 
 // claimableLocked reports whether the key of e may be claimed at now.
 func (c *cache) claimableLocked(e *entry, now time.Time) bool {
-	return e.state == idle && e.writes == 0 && !now.Before(e.until)
+	return e.state == idle && e.writes == 0 && !now.Before(e.until) && !now.Before(e.foreign)
 }
 
 // join returns the claim under way on key, beginning one if need be. It is nil
@@ -374,12 +374,12 @@ func (c *cache) settleClaim(cl *claim, r claimReply, now time.Time) (out []yield
 		c.idleLocked(e)
 		return c.disownLocked(r.other.key, r.other.grant)
 	case r.other != nil:
-		e.until, e.foreign = now.Add(foreignPause), true
+		e.foreign = now.Add(foreignPause)
 	case r.denied, r.hdr != nil: // refused; or the key carries a lease of its own
-		e.until, e.foreign = now.Add(deniedPause), false
+		e.until = later(e.until, now.Add(deniedPause))
 	}
-	c.ageLocked(now)
 	c.idleLocked(e)
+	c.ageLocked(now)
 	return nil
 }
 
@@ -662,8 +662,8 @@ func (c *cache) deleted(key string, rev int64) (lost *lease) {
 	case e.state == owned && e.grant < rev:
 		lost = e.lease
 		c.dropLocked(e)
-	case e.foreign:
-		e.until, e.foreign = time.Time{}, false
+	case !e.foreign.IsZero():
+		e.foreign = time.Time{}
 		c.tidyLocked(e)
 	}
 	return lost

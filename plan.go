@@ -16,7 +16,7 @@ type plan struct {
 	then, els []clientv3.Op
 
 	points []string   // the keys it may write singly, each once, in order
-	ranges []keyRange // the ranges it may delete, less the claims
+	ranges []keyRange // the ranges it may delete, less the claims; disjoint, in order
 	spared bool       // some range covers the claim prefix
 
 	// covering: there are too many points to guard each by its own claim. One
@@ -37,15 +37,13 @@ func newPlan(l layout, maxOps int, cmps []clientv3.Cmp, then, els []clientv3.Op)
 	}
 	slices.Sort(p.points)
 	p.points = slices.Compact(p.points)
-	if p.fits(len(p.points)+len(p.ranges), len(p.points), 0) {
+	p.ranges = union(p.ranges)
+	if p.readOnly() || p.fits(len(p.points)+len(p.ranges), len(p.points), 0) {
 		return p, nil
 	}
-	p.covering = true
-	if p.fits(1, 0, 0) {
-		return p, nil
-	}
-	if weight(cmps, then, els) > maxOps {
-		return p, nil // too large for etcd too, which is to say so itself
+	p.covering = len(p.points)+len(p.ranges) > 0
+	if p.fits(1, 0, 0) || weight(cmps, then, els) > maxOps {
+		return p, nil // if it is too large for etcd too, etcd is to say so itself
 	}
 	return nil, fmt.Errorf("%w: %d operations or comparisons, counting each level of nesting at its largest, leave no room "+
 		"for a guard within etcd's limit of %d (--max-txn-ops): split the transaction",

@@ -912,7 +912,7 @@ func (ws *waiters) excuse(w *waiter, key string) {
 		return
 	}
 	delete(w.pending, key)
-	ws.m[key] = slices.DeleteFunc(ws.m[key], func(o *waiter) bool { return o == w })
+	ws.removeLocked(key, w)
 	if len(w.pending) == 0 {
 		close(w.gone)
 	}
@@ -923,10 +923,14 @@ func (ws *waiters) leave(w *waiter) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	for k := range w.pending {
-		ws.m[k] = slices.DeleteFunc(ws.m[k], func(o *waiter) bool { return o == w })
-		if len(ws.m[k]) == 0 {
-			delete(ws.m, k)
-		}
+		ws.removeLocked(k, w)
 	}
 	clear(w.pending)
+}
+
+func (ws *waiters) removeLocked(key string, w *waiter) {
+	ws.m[key] = slices.DeleteFunc(ws.m[key], func(o *waiter) bool { return o == w })
+	if len(ws.m[key]) == 0 {
+		delete(ws.m, key)
+	}
 }

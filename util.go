@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,20 +36,14 @@ func (r keyRange) overlaps(o keyRange) bool {
 		(r.end == openEnd || o.begin < r.end) && (o.end == openEnd || r.begin < o.end)
 }
 
-// hull returns the smallest range that holds every point and every range.
+// hull returns the smallest range that holds every point and every range, of
+// which there must be at least one.
 func hull(points []string, ranges []keyRange) keyRange {
 	all := make([]keyRange, 0, len(points)+len(ranges))
 	for _, k := range points {
 		all = append(all, keyRange{k, k + "\x00"})
 	}
-	for _, r := range ranges {
-		if !r.empty() {
-			all = append(all, r)
-		}
-	}
-	if len(all) == 0 {
-		return keyRange{"\x00", "\x00\x00"} // nothing can be claimed here but the key "\x00"
-	}
+	all = append(all, ranges...)
 	h := all[0]
 	for _, r := range all[1:] {
 		h.begin = min(h.begin, r.begin)
@@ -57,6 +52,23 @@ func hull(points []string, ranges []keyRange) keyRange {
 		}
 	}
 	return h
+}
+
+// union returns disjoint ranges, in order, that hold the same keys.
+func union(ranges []keyRange) []keyRange {
+	ranges = slices.DeleteFunc(slices.Clone(ranges), keyRange.empty)
+	slices.SortFunc(ranges, func(a, b keyRange) int { return strings.Compare(a.begin, b.begin) })
+	out := ranges[:0]
+	for _, r := range ranges {
+		if n := len(out); n > 0 && (out[n-1].end == openEnd || r.begin <= out[n-1].end) {
+			if last := &out[n-1]; last.end != openEnd && (r.end == openEnd || r.end > last.end) {
+				last.end = r.end
+			}
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
 }
 
 // contained reports whether key is in one of the ranges.
