@@ -1,10 +1,12 @@
 package leasing
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -18,6 +20,7 @@ type plan struct {
 	points []string   // the keys it may write singly, each once, in order
 	ranges []keyRange // the ranges it may delete, less the claims; disjoint, in order
 	spared bool       // some range covers the claim prefix
+	closed bool       // so does one without an end, whose first part has one
 
 	// covering: there are too many points to guard each by its own claim. One
 	// guard covers the hull of all that is written instead.
@@ -63,9 +66,11 @@ func (p *plan) collect(ops []clientv3.Op) error {
 				return err
 			}
 		case op.IsDelete() && len(op.RangeBytes()) > 0:
-			parts := p.layout.spare(rangeOf(op))
-			p.spared = p.spared || len(parts) != 1 || parts[0] != rangeOf(op)
-			p.ranges = append(p.ranges, parts...)
+			if p.divides(op) {
+				p.spared = true
+				p.closed = p.closed || rangeOf(op).end == openEnd
+			}
+			p.ranges = append(p.ranges, p.layout.spare(rangeOf(op))...)
 		case op.IsPut(), op.IsDelete():
 			key := string(op.KeyBytes())
 			if p.layout.reserved(key) {
@@ -134,15 +139,15 @@ func (p *plan) sparing(cmps []clientv3.Cmp, then, els []clientv3.Op) ([]clientv3
 }
 
 func (p *plan) sparingOps(ops []clientv3.Op) []clientv3.Op {
-	out := make([]clientv3.Op, len(ops))
-	for i, op := range ops {
+	out := make([]clientv3.Op, 0, len(ops))
+	for _, op := range ops {
 		switch {
 		case op.IsTxn():
-			out[i] = clientv3.OpTxn(p.sparing(op.Txn()))
+			out = append(out, clientv3.OpTxn(p.sparing(op.Txn())))
 		case p.divides(op):
-			out[i] = p.divide(op)
+			out = append(out, p.divide(op)...)
 		default:
-			out[i] = op
+			out = append(out, op)
 		}
 	}
 	return out
@@ -154,10 +159,9 @@ func (p *plan) divides(op clientv3.Op) bool {
 		rangeOf(op).overlaps(keyRange{p.layout.prefix, p.layout.end})
 }
 
-// divide returns the deletion of what op deletes, less the claims, as a
-// nested transaction. merge turns its reply back.
-func (p *plan) divide(op clientv3.Op) clientv3.Op {
-	var dels []clientv3.Op
+// divide returns deletions of what op deletes, less the claims. They take the
+// place of op in its list, so that etcd sees the same overlaps with puts.
+func (p *plan) divide(op clientv3.Op) (dels []clientv3.Op) {
 	for _, r := range p.layout.spare(rangeOf(op)) {
 		opts := []clientv3.OpOption{clientv3.WithRange(r.end)}
 		if op.IsPrevKV() {
@@ -165,31 +169,49 @@ func (p *plan) divide(op clientv3.Op) clientv3.Op {
 		}
 		dels = append(dels, clientv3.OpDelete(r.begin, opts...))
 	}
-	return clientv3.OpTxn(nil, dels, nil)
+	return dels
 }
 
 // merge turns the replies to sparing operations into those to ops.
-func (p *plan) merge(ops []clientv3.Op, resps []*etcdserverpb.ResponseOp) {
-	for i, op := range ops {
-		t := resps[i].GetResponseTxn()
-		switch {
-		case op.IsTxn():
-			_, then, els := op.Txn()
-			if !t.Succeeded {
-				then = els
-			}
-			p.merge(then, t.Responses)
-		case p.divides(op):
-			d := &etcdserverpb.DeleteRangeResponse{Header: &etcdserverpb.ResponseHeader{}}
-			for _, r := range t.Responses {
+func (p *plan) merge(ops []clientv3.Op, resps []*etcdserverpb.ResponseOp, rev int64) []*etcdserverpb.ResponseOp {
+	out := make([]*etcdserverpb.ResponseOp, 0, len(ops))
+	for _, op := range ops {
+		if p.divides(op) {
+			d := &etcdserverpb.DeleteRangeResponse{Header: &etcdserverpb.ResponseHeader{Revision: rev}}
+			n := len(p.layout.spare(rangeOf(op)))
+			for _, r := range resps[:n] {
 				part := r.GetResponseDeleteRange()
-				d.Header.Revision = max(d.Header.Revision, part.Header.GetRevision())
+				d.Header.Revision = part.Header.GetRevision()
 				d.Deleted += part.Deleted
 				d.PrevKvs = append(d.PrevKvs, part.PrevKvs...)
 			}
-			resps[i] = &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponseDeleteRange{ResponseDeleteRange: d}}
+			out = append(out, &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponseDeleteRange{ResponseDeleteRange: d}})
+			resps = resps[n:]
+			continue
 		}
+		if op.IsTxn() {
+			_, then, els := op.Txn()
+			t := resps[0].GetResponseTxn()
+			if !t.Succeeded {
+				then = els
+			}
+			t.Responses = p.merge(then, t.Responses, rev)
+		}
+		out = append(out, resps[0])
+		resps = resps[1:]
 	}
+	return out
+}
+
+// explain says more about an error of etcd's, where the plan has a part in it.
+// etcd does not mind a put of a key that the same transaction deletes with an
+// open range; it does if the range has an end, as it gets by being divided.
+func (p *plan) explain(err error) error {
+	if p.closed && errors.Is(err, rpctypes.ErrDuplicateKey) {
+		return fmt.Errorf("leasing: an open range is deleted in two parts, to spare the claims under %q, "+
+			"and no key of the first may be put in the same transaction: %w", p.layout.prefix, err)
+	}
+	return err
 }
 
 // listed returns the ranges whose claims have to be listed before each try.
@@ -261,7 +283,7 @@ func (p *plan) reply(q request, resp *clientv3.TxnResponse) *clientv3.TxnRespons
 		if !r.Succeeded {
 			taken = p.els
 		}
-		p.merge(taken, r.Responses)
+		r.Responses = p.merge(taken, r.Responses, resp.Header.Revision)
 	}
 	return (*clientv3.TxnResponse)(r)
 }

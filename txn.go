@@ -177,7 +177,7 @@ func (kv *KV) try(ctx context.Context, p *plan) (resp *clientv3.TxnResponse, way
 	sent, err := kv.etcd.Txn(ctx).If(q.guards...).Then(q.then...).Else(q.els...).Commit()
 	if err != nil {
 		s.outcome = outcomeOf(err)
-		return nil, way, err
+		return nil, way, p.explain(err)
 	}
 	s.hdr = sent.Header
 	if !sent.Succeeded {
