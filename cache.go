@@ -109,6 +109,7 @@ type claim struct {
 
 	// News that overtook the reply.
 	spoiled bool  // the epoch has passed or a range write has covered the key
+	created int64 // the grant of the latest claim of ours that was seen
 	revoked int64 // the grant of the latest REVOKE
 	deleted int64 // the revision of the latest DELETE
 
@@ -379,8 +380,12 @@ func (c *cache) settleClaim(cl *claim, r claimReply, now time.Time) (out []yield
 		e.until = later(e.until, now.Add(deniedPause))
 	}
 	c.idleLocked(e)
+	if cl.created > cl.deleted {
+		// Invariant: I9. An earlier claim, given up for lost, came late.
+		out = c.disownLocked(cl.key, cl.created)
+	}
 	c.ageLocked(now)
-	return nil
+	return out
 }
 
 func (c *cache) settleClaimedLocked(cl *claim, r claimReply, now time.Time) []yield {
@@ -393,11 +398,7 @@ func (c *cache) settleClaimedLocked(cl *claim, r claimReply, now time.Time) []yi
 		return nil
 	case cl.spoiled, cl.revoked >= grant, !cl.lease.live(now):
 		e.state, e.grant = owned, grant
-		y := c.forgetLocked(e)
-		if cl.revoked >= grant {
-			c.restLocked(e, true, now)
-		}
-		return []yield{y}
+		return []yield{c.forgetLocked(e)}
 	}
 	e.state, e.grant = owned, grant
 	e.reads.Store(0)
@@ -613,6 +614,7 @@ func (c *cache) revoked(r claimRecord, ours bool, now time.Time) (out []yield) {
 		// It has overtaken the reply of the claim, or is older than the claim.
 		e.claim.revoked = max(e.claim.revoked, r.grant)
 		out = append(out, yield{key: r.key, grant: r.grant})
+		c.restLocked(e, false, now)
 	case e.state == owned && e.grant == r.grant:
 		out = append(out, c.forgetLocked(e))
 		c.restLocked(e, true, now)
@@ -636,10 +638,14 @@ func (c *cache) created(r claimRecord) []yield {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.entries.get(r.key)
-	if e != nil && (e.state == claiming || e.state == owned && e.grant >= r.grant) {
+	switch {
+	case e == nil:
+	case e.state == claiming:
+		e.claim.created = max(e.claim.created, r.grant)
 		return nil
-	}
-	if e != nil && e.state == owned {
+	case e.state == owned && e.grant >= r.grant:
+		return nil
+	case e.state == owned:
 		c.dropLocked(e) // our grant must have ended before that claim was made
 	}
 	return c.disownLocked(r.key, r.grant)

@@ -155,7 +155,7 @@ func NewKV(cl *clientv3.Client, pfx string, opts ...concurrency.SessionOption) (
 	so := readOptions(cl, opts)
 	kv, err := open(so.in.life, cl, Config{Prefix: pfx, TTL: so.ttl}, so.in)
 	if err != nil {
-		return nil, nil, err
+		return nil, func() {}, err
 	}
 	return kv, func() { kv.Close() }, nil
 }
