@@ -3,13 +3,11 @@ package leasing
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -85,9 +83,30 @@ func (s *session) start() {
 	s.ids = make(map[clientv3.LeaseID]struct{})
 	s.pace = backoff{first: 100 * time.Millisecond, last: 10 * time.Second}
 	s.waiters.m = make(map[string][]*waiter)
+	context.AfterFunc(s.life, s.nudge)
 	for _, loop := range []func(){s.listenLoop, s.keepLoop, s.claimLoop, s.yieldLoop} {
 		s.wg.Go(loop)
 	}
+}
+
+// maxCalls is how many calls of callAll are under way at once.
+const maxCalls = 8
+
+// callAll makes calls of the session's own, each within the timeout, and
+// waits for them.
+func (s *session) callAll(calls []func(context.Context), timeout time.Duration) {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, maxCalls)
+	for _, call := range calls {
+		slots <- struct{}{}
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(s.ctx, timeout)
+			defer cancel()
+			call(ctx)
+			<-slots
+		})
+	}
+	wg.Wait()
 }
 
 // close ends every goroutine and then hands everything over: it revokes the
@@ -170,8 +189,6 @@ func (s *session) drop(l *lease, why string) {
 		s.retire(l)
 	}
 }
-
-// ---- Claims
 
 // claim returns the claim under way on key, for the caller to wait for, or
 // nil if key is not to be claimed now. See cache.join.
@@ -346,8 +363,6 @@ func (s *session) send(ctx context.Context, n int, op func(int) clientv3.Op) (*b
 	return r, nil
 }
 
-// ---- Yields
-
 // yield has the claims of forgotten keys deleted.
 func (s *session) yield(ys []yield) {
 	if len(ys) > 0 {
@@ -409,8 +424,6 @@ func (s *session) sendYields(batch []yield) (failed []yield) {
 	return nil
 }
 
-// ---- Revokes
-
 // revoke asks for claims of others back, those given, for w, which waits for
 // them. What turns out to be gone is not waited for.
 func (s *session) revoke(ctx context.Context, claims []claimRecord, w *waiter) error {
@@ -431,506 +444,4 @@ func (s *session) revoke(ctx context.Context, claims []claimRecord, w *waiter) e
 		claims = claims[n:]
 	}
 	return nil
-}
-
-// ---- The watch
-
-// listenLoop keeps the watch on the claims running.
-func (s *session) listenLoop() {
-	pace := backoff{first: 20 * time.Millisecond, last: 5 * time.Second}
-	next := int64(0) // the revision to go on from; 0: none yet; gap: it was compacted
-	for {
-		began := time.Now()
-		err := s.listen(&next)
-		if s.ctx.Err() != nil {
-			return
-		}
-		s.deafen(err)
-		if time.Since(began) > pace.last {
-			pace.reset()
-		}
-		if !s.sleep(pace.pause()) {
-			return
-		}
-	}
-}
-
-const gap = -1
-
-// listen watches the claims from revision *next on until the watch fails.
-//
-// Invariant: I14. After a gap it lists the claims first, to make up for what
-// it missed.
-func (s *session) listen(next *int64) error {
-	if *next == gap {
-		ctx, cancel := context.WithTimeout(s.ctx, 2*callTimeout)
-		listing, rev, err := s.list(ctx, keyRange{s.layout.prefix, s.layout.end})
-		cancel()
-		if err != nil {
-			return err
-		}
-		s.yield(s.cache.reconcile(listing, rev, s.ours, time.Now()))
-		*next = rev + 1
-	}
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(s.ctx))
-	defer cancel()
-	events := s.watcher.Watch(ctx, s.layout.prefix, clientv3.WithRange(s.layout.end),
-		clientv3.WithRev(*next), clientv3.WithCreatedNotify())
-	for resp := range events {
-		if resp.CompactRevision != 0 {
-			*next = gap
-			return resp.Err()
-		}
-		if err := resp.Err(); err != nil {
-			return err
-		}
-		s.heard.Store(time.Now().UnixNano())
-		for _, ev := range resp.Events {
-			s.apply(ev)
-			*next = ev.Kv.ModRevision + 1
-		}
-		if resp.Created && *next == 0 {
-			*next = resp.Header.Revision + 1
-		}
-		s.cache.observe(resp.Header)
-		if resp.Created {
-			s.hear()
-		}
-	}
-	return errors.New("leasing: watch ended")
-}
-
-// apply takes in one event of the watch.
-func (s *session) apply(ev *clientv3.Event) {
-	now := time.Now()
-	if ev.Type == mvccpb.DELETE {
-		key := string(ev.Kv.Key[len(s.layout.prefix):])
-		if l := s.cache.deleted(key, ev.Kv.ModRevision); l != nil {
-			l.suspect(now)
-			s.nudge()
-		}
-		s.waiters.wake(key)
-		return
-	}
-	r := s.layout.record(ev.Kv)
-	switch ours := s.ours(r); {
-	case r.revoked:
-		s.yield(s.cache.revoked(r, ours, now))
-	case ours && ev.IsCreate():
-		s.yield(s.cache.created(r))
-	}
-}
-
-// list returns the claims in a range of the claim prefix and the revision at
-// which they were as listed.
-func (s *session) list(ctx context.Context, r keyRange) (listing []claimRecord, rev int64, err error) {
-	const page = 5000
-	for begin := r.begin; ; {
-		resp, err := s.kv.Get(ctx, begin, clientv3.WithRange(r.end), clientv3.WithRev(rev), clientv3.WithLimit(page))
-		if err != nil {
-			return nil, 0, err
-		}
-		if rev == 0 {
-			rev = resp.Header.Revision
-		}
-		for _, kv := range resp.Kvs {
-			listing = append(listing, s.layout.record(kv))
-		}
-		if !resp.More {
-			return listing, rev, nil
-		}
-		begin = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
-	}
-}
-
-// hear is told that the watch runs.
-func (s *session) hear() {
-	s.mu.Lock()
-	s.ears, s.deafened = true, false
-	s.mu.Unlock()
-	s.nudge()
-}
-
-// deafen is told that the watch does not run. If etcd refuses it, everything
-// is yielded; else that is left to keepLoop, should it last.
-//
-// Invariant: I14.
-func (s *session) deafen(err error) {
-	s.mu.Lock()
-	s.ears = false
-	first := !s.deafened
-	refusal := isRefusedWatch(err)
-	if refusal {
-		s.deafened = true
-	}
-	s.mu.Unlock()
-	if !refusal {
-		s.log.Debug("leasing: watch interrupted", zap.Error(err))
-		return
-	}
-	if first {
-		s.log.Warn("leasing: etcd refuses the watch on the claim prefix, reads go to etcd",
-			zap.String("prefix", s.layout.prefix), zap.Error(err))
-	}
-	s.reset()
-	s.readyOnce.Do(func() { close(s.ready) })
-}
-
-// ---- Leases
-
-// keepLoop grants, renews and revokes leases, in rounds.
-func (s *session) keepLoop() {
-	if s.life.Done() != nil {
-		defer context.AfterFunc(s.life, s.nudge)()
-	}
-	k := &keeper{
-		session: s,
-		grants:  backoff{first: 50 * time.Millisecond, last: 5 * time.Second},
-		revokes: backoff{first: 100 * time.Millisecond, last: 10 * time.Second},
-	}
-	for {
-		t := time.NewTimer(time.Until(k.round(time.Now())))
-		select {
-		case <-t.C:
-		case <-s.kick:
-		case <-s.ctx.Done():
-			t.Stop()
-			return
-		}
-		t.Stop()
-	}
-}
-
-// keeper is the state of keepLoop. The calls of one round touch different
-// parts of it.
-type keeper struct {
-	*session
-	bounds   time.Time // when to renew the lease that was handed in
-	grant    time.Time // not to grant before
-	grants   backoff
-	revoke   time.Time // not to revoke before
-	revokes  backoff
-	probe    time.Time // when to ask the watch for a sign of life
-	talkMu   sync.Mutex
-	talkedAt time.Time // the first renewal that succeeded since the watch was heard; guarded by talkMu
-}
-
-// maxCalls is how many calls of one round are under way at once.
-const maxCalls = 8
-
-// round makes the calls that are due, waits for them, and returns when the
-// next are.
-func (k *keeper) round(now time.Time) (next time.Time) {
-	next = now.Add(deafness / 3)
-	var wg sync.WaitGroup
-	calls := make(chan struct{}, maxCalls)
-	call := func(f func(context.Context)) {
-		calls <- struct{}{}
-		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(k.ctx, min(callTimeout, renewInterval(time.Duration(k.ttl)*time.Second)))
-			defer cancel()
-			f(ctx)
-			<-calls
-		})
-	}
-
-	if k.life.Err() != nil {
-		k.finish("its context is done")
-	}
-	if k.handed != clientv3.NoLease && !now.Before(k.bounds) {
-		k.bounds = now.Add(time.Second)
-		call(k.renewHanded)
-	}
-	k.mu.Lock()
-	leases := append([]*lease(nil), k.leases...)
-	wanted := k.ears && !k.ended
-	retired := len(k.retired) > 0
-	k.mu.Unlock()
-	room := 0
-	for _, l := range leases {
-		free := k.cache.room(l, k.perLease)
-		switch {
-		case !l.live(now):
-			k.drop(l, "its deadline has passed")
-			continue
-		case free >= k.perLease && room >= k.perLease/4:
-			k.drop(l, "it is not needed any more")
-			continue
-		case !now.Before(l.dueAt()):
-			call(func(ctx context.Context) { k.renew(ctx, l) })
-		}
-		room += free
-	}
-	if wanted && room < k.perLease/4 {
-		if !now.Before(k.grant) {
-			call(k.grantLease)
-		} else {
-			next = earlier(next, k.grant)
-		}
-	}
-	if retired {
-		if !now.Before(k.revoke) {
-			call(func(ctx context.Context) {
-				if k.revokeRetired(ctx) {
-					k.revokes.reset()
-				} else {
-					k.revoke = time.Now().Add(k.revokes.pause())
-				}
-			})
-		} else {
-			next = earlier(next, k.revoke)
-		}
-	}
-	if wanted && !now.Before(k.probe) {
-		k.probe = now.Add(deafness / 3)
-		call(func(ctx context.Context) {
-			// Its answer, or the lack of it, shows in s.heard.
-			if err := k.watcher.RequestProgress(clientv3.WithRequireLeader(ctx)); err != nil {
-				k.log.Debug("leasing: cannot probe the watch", zap.Error(err))
-			}
-		})
-	}
-	wg.Wait()
-
-	if k.handed != clientv3.NoLease {
-		next = earlier(next, k.bounds)
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, l := range k.leases {
-		next = earlier(next, earlier(l.dueAt(), l.deadline()))
-	}
-	return next
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
-}
-
-// grantLease adds a lease to the session.
-func (k *keeper) grantLease(ctx context.Context) {
-	sent := time.Now()
-	resp, err := k.lessor.Grant(ctx, k.ttl)
-	if err != nil {
-		k.log.Debug("leasing: cannot grant a lease, will try again", zap.Error(err))
-		k.grant = time.Now().Add(k.grants.pause())
-		if isAnswer(err) {
-			k.readyOnce.Do(func() { close(k.ready) })
-		}
-		return
-	}
-	k.grants.reset()
-	l := newLease(resp.ID, sent, time.Duration(resp.TTL)*time.Second)
-	k.mu.Lock()
-	k.ids[l.id] = struct{}{}
-	wanted := !k.ended
-	if wanted {
-		k.leases = append(k.leases, l)
-	}
-	k.mu.Unlock()
-	if !wanted {
-		k.retire(l)
-		return
-	}
-	k.log.Info("leasing: lease granted", zap.Int64("lease", int64(l.id)), zap.Int64("ttl-seconds", resp.TTL))
-	k.readyOnce.Do(func() { close(k.ready) })
-}
-
-// renew renews l. A renewal that fails is tried again until its deadline.
-func (k *keeper) renew(ctx context.Context, l *lease) {
-	sent := time.Now()
-	resp, err := k.lessor.KeepAliveOnce(ctx, l.id)
-	now := time.Now()
-	switch {
-	case errors.Is(err, rpctypes.ErrLeaseNotFound):
-		k.drop(l, "etcd no longer has it")
-	case err != nil:
-		k.log.Debug("leasing: renewal failed, will be tried again", zap.Int64("lease", int64(l.id)), zap.Error(err))
-		l.retryAt(now)
-	case !l.renew(sent, now, time.Duration(resp.TTL)*time.Second):
-		k.drop(l, "it was renewed too late")
-	default:
-		k.talked(sent)
-	}
-}
-
-// talked is told that a renewal sent at the given time succeeded. If they go
-// on doing so while nothing at all comes from the watch, it is as good as
-// down, and nobody can ask our keys back: everything is yielded.
-//
-// Invariant: I14.
-func (k *keeper) talked(sent time.Time) {
-	k.talkMu.Lock()
-	defer k.talkMu.Unlock()
-	heard := time.Unix(0, k.heard.Load())
-	switch {
-	case !sent.After(heard.Add(deafness)):
-		k.talkedAt = time.Time{}
-	case k.talkedAt.IsZero():
-		k.talkedAt = sent
-	case sent.Sub(k.talkedAt) > deafness:
-		k.talkedAt = time.Time{}
-		k.log.Warn("leasing: the watch on the claim prefix is silent while leases are renewed, all keys are given back",
-			zap.String("prefix", k.layout.prefix), zap.Time("last-heard", heard))
-		k.reset()
-	}
-}
-
-// renewHanded keeps the lease alive that the caller handed in, as a session
-// of etcd's concurrency package does. Nothing hangs on it but our life.
-func (k *keeper) renewHanded(ctx context.Context) {
-	resp, err := k.lessor.KeepAliveOnce(ctx, k.handed)
-	switch {
-	case errors.Is(err, rpctypes.ErrLeaseNotFound):
-		k.finish("the lease that was handed in is gone")
-	case err == nil:
-		k.bounds = time.Now().Add(renewInterval(time.Duration(resp.TTL) * time.Second))
-	}
-}
-
-// finish ends the session without closing it: reads and writes go to etcd.
-func (s *session) finish(why string) {
-	s.mu.Lock()
-	before := s.ended
-	s.ended = true
-	s.mu.Unlock()
-	if !before {
-		s.log.Info("leasing: session ended, reads go to etcd", zap.String("why", why))
-		s.reset()
-		s.readyOnce.Do(func() { close(s.ready) })
-	}
-}
-
-// revokeRetired revokes the leases that are over, one after the other, and
-// reports whether none is left. A lease that cannot be revoked expires.
-func (s *session) revokeRetired(ctx context.Context) bool {
-	for {
-		s.mu.Lock()
-		if len(s.retired) == 0 {
-			s.mu.Unlock()
-			return true
-		}
-		id := s.retired[0]
-		s.mu.Unlock()
-		if _, err := s.lessor.Revoke(ctx, id); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
-			s.log.Debug("leasing: cannot revoke a lease", zap.Int64("lease", int64(id)), zap.Error(err))
-			return false
-		}
-		s.mu.Lock()
-		s.retired = s.retired[1:]
-		delete(s.ids, id)
-		s.mu.Unlock()
-	}
-}
-
-// ---- What the loops wait on
-
-// queue hands items to one loop.
-type queue[T any] struct {
-	mu    sync.Mutex
-	items []T
-	more  chan struct{} // has room for one
-}
-
-func (q *queue[T]) put(items ...T) {
-	q.mu.Lock()
-	q.items = append(q.items, items...)
-	q.mu.Unlock()
-	select {
-	case q.more <- struct{}{}:
-	default:
-	}
-}
-
-// wait waits for items, and reports false when ctx has ended.
-func (q *queue[T]) wait(ctx context.Context) bool {
-	select {
-	case <-q.more:
-		return ctx.Err() == nil
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// take removes up to n items.
-func (q *queue[T]) take(n int) []T {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	n = min(n, len(q.items))
-	out := q.items[:n:n]
-	if q.items = q.items[n:]; len(q.items) == 0 {
-		q.items = nil
-	}
-	return out
-}
-
-// waiters are the writers that wait for claims to go.
-type waiters struct {
-	mu sync.Mutex
-	m  map[string][]*waiter
-}
-
-// waiter waits for the claims of some keys. Its owner makes it before the
-// REVOKEs are sent, so that no news is missed.
-type waiter struct {
-	gone    chan struct{}       // closed when pending is empty
-	pending map[string]struct{} // guarded by waiters.mu
-}
-
-func (ws *waiters) join(keys ...string) *waiter {
-	w := &waiter{gone: make(chan struct{}), pending: make(map[string]struct{}, len(keys))}
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	for _, k := range keys {
-		w.pending[k] = struct{}{}
-		ws.m[k] = append(ws.m[k], w)
-	}
-	return w
-}
-
-// wake tells those who wait for key that its claim is gone.
-func (ws *waiters) wake(key string) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	for _, w := range ws.m[key] {
-		delete(w.pending, key)
-		if len(w.pending) == 0 {
-			close(w.gone)
-		}
-	}
-	delete(ws.m, key)
-}
-
-// excuse lets w wait for key no longer.
-func (ws *waiters) excuse(w *waiter, key string) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	if _, ok := w.pending[key]; !ok {
-		return
-	}
-	delete(w.pending, key)
-	ws.removeLocked(key, w)
-	if len(w.pending) == 0 {
-		close(w.gone)
-	}
-}
-
-// leave ends the waiting of w.
-func (ws *waiters) leave(w *waiter) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	for k := range w.pending {
-		ws.removeLocked(k, w)
-	}
-	clear(w.pending)
-}
-
-func (ws *waiters) removeLocked(key string, w *waiter) {
-	ws.m[key] = slices.DeleteFunc(ws.m[key], func(o *waiter) bool { return o == w })
-	if len(ws.m[key]) == 0 {
-		delete(ws.m, key)
-	}
 }

@@ -96,37 +96,6 @@ func (kv *KV) commit(ctx context.Context, cmps []clientv3.Cmp, then, els []clien
 	return resp, err
 }
 
-// evaluate answers a transaction from memory, or returns nil. It decides the
-// comparisons and then looks only at the branch that is taken.
-//
-// Invariants: I1, I10, I11. All keys are loaded, and then loaded again: if
-// none has changed, there was an instant between at which all of them stood as
-// loaded. The clock is checked after it.
-func (kv *KV) evaluate(cmps []clientv3.Cmp, then, els []clientv3.Op) *clientv3.TxnResponse {
-	if len(cmps) == 0 && slices.ContainsFunc(then, func(op clientv3.Op) bool { return !op.IsGet() && !op.IsTxn() }) {
-		return nil
-	}
-	v := &localView{cache: kv.cache, rev: kv.cache.seen.Load()}
-	r := v.txn(cmps, then, els)
-	if r == nil || !wellFormed(kv.maxOps, cmps, then, els) {
-		return nil
-	}
-	for i, key := range v.keys {
-		if kv.cache.lookup(key) != v.snaps[i] {
-			return nil
-		}
-	}
-	now := time.Now()
-	for _, s := range v.snaps {
-		if !s.lease.live(now) {
-			return nil
-		}
-	}
-	setHeader(r.Header, kv.cache.ident.Load(), v.rev)
-	setRevisions(r.Responses, v.rev)
-	return (*clientv3.TxnResponse)(r)
-}
-
 // guarded writes: it tries until no claim is in the way.
 func (kv *KV) guarded(ctx context.Context, p *plan) (*clientv3.TxnResponse, error) {
 	pace := backoff{first: 100 * time.Millisecond, last: 2 * time.Second}

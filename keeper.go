@@ -1,0 +1,245 @@
+package leasing
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+// keepLoop grants, renews and revokes leases, in rounds.
+func (s *session) keepLoop() {
+	k := &keeper{
+		session: s,
+		grants:  backoff{first: 50 * time.Millisecond, last: 5 * time.Second},
+		revokes: backoff{first: 100 * time.Millisecond, last: 10 * time.Second},
+	}
+	for {
+		t := time.NewTimer(time.Until(k.round(time.Now())))
+		select {
+		case <-t.C:
+		case <-s.kick:
+		case <-s.ctx.Done():
+			t.Stop()
+			return
+		}
+		t.Stop()
+	}
+}
+
+// keeper is the state of keepLoop. The calls of one round touch different
+// parts of it.
+type keeper struct {
+	*session
+	bounds   time.Time // when to renew the lease that was handed in
+	grant    time.Time // not to grant before
+	grants   backoff
+	revoke   time.Time // not to revoke before
+	revokes  backoff
+	probe    time.Time // when to ask the watch for a sign of life
+	talkMu   sync.Mutex
+	talkedAt time.Time // the first renewal that succeeded since the watch was heard; guarded by talkMu
+}
+
+// round makes the calls that are due, waits for them, and returns when the
+// next are.
+func (k *keeper) round(now time.Time) (next time.Time) {
+	next = now.Add(deafness / 3)
+	var calls []func(context.Context)
+	call := func(f func(context.Context)) { calls = append(calls, f) }
+
+	if k.life.Err() != nil {
+		k.finish("its context is done")
+	}
+	if k.handed != clientv3.NoLease && !now.Before(k.bounds) {
+		k.bounds = now.Add(time.Second)
+		call(k.renewHanded)
+	}
+	k.mu.Lock()
+	leases := append([]*lease(nil), k.leases...)
+	wanted := k.ears && !k.ended
+	retired := len(k.retired) > 0
+	k.mu.Unlock()
+	room := 0
+	for _, l := range leases {
+		free := k.cache.room(l, k.perLease)
+		switch {
+		case !l.live(now):
+			k.drop(l, "its deadline has passed")
+			continue
+		case free >= k.perLease && room >= k.perLease/4:
+			k.drop(l, "it is not needed any more")
+			continue
+		case !now.Before(l.dueAt()):
+			call(func(ctx context.Context) { k.renew(ctx, l) })
+		}
+		room += free
+	}
+	if wanted && room < k.perLease/4 {
+		if !now.Before(k.grant) {
+			call(k.grantLease)
+		} else {
+			next = earlier(next, k.grant)
+		}
+	}
+	if retired {
+		if !now.Before(k.revoke) {
+			call(func(ctx context.Context) {
+				if k.revokeRetired(ctx) {
+					k.revokes.reset()
+				} else {
+					k.revoke = time.Now().Add(k.revokes.pause())
+				}
+			})
+		} else {
+			next = earlier(next, k.revoke)
+		}
+	}
+	if wanted && !now.Before(k.probe) {
+		k.probe = now.Add(deafness / 3)
+		call(func(ctx context.Context) {
+			// Its answer, or the lack of it, shows in s.heard.
+			if err := k.watcher.RequestProgress(clientv3.WithRequireLeader(ctx)); err != nil {
+				k.log.Debug("leasing: cannot probe the watch", zap.Error(err))
+			}
+		})
+	}
+	k.callAll(calls, min(callTimeout, renewInterval(time.Duration(k.ttl)*time.Second)))
+
+	if k.handed != clientv3.NoLease {
+		next = earlier(next, k.bounds)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, l := range k.leases {
+		next = earlier(next, earlier(l.dueAt(), l.deadline()))
+	}
+	return next
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// grantLease adds a lease to the session.
+func (k *keeper) grantLease(ctx context.Context) {
+	sent := time.Now()
+	resp, err := k.lessor.Grant(ctx, k.ttl)
+	if err != nil {
+		k.log.Debug("leasing: cannot grant a lease, will try again", zap.Error(err))
+		k.grant = time.Now().Add(k.grants.pause())
+		if isAnswer(err) {
+			k.readyOnce.Do(func() { close(k.ready) })
+		}
+		return
+	}
+	k.grants.reset()
+	l := newLease(resp.ID, sent, time.Duration(resp.TTL)*time.Second)
+	k.mu.Lock()
+	k.ids[l.id] = struct{}{}
+	wanted := !k.ended
+	if wanted {
+		k.leases = append(k.leases, l)
+	}
+	k.mu.Unlock()
+	if !wanted {
+		k.retire(l)
+		return
+	}
+	k.log.Info("leasing: lease granted", zap.Int64("lease", int64(l.id)), zap.Int64("ttl-seconds", resp.TTL))
+	k.readyOnce.Do(func() { close(k.ready) })
+}
+
+// renew renews l. A renewal that fails is tried again until its deadline.
+func (k *keeper) renew(ctx context.Context, l *lease) {
+	sent := time.Now()
+	resp, err := k.lessor.KeepAliveOnce(ctx, l.id)
+	now := time.Now()
+	switch {
+	case errors.Is(err, rpctypes.ErrLeaseNotFound):
+		k.drop(l, "etcd no longer has it")
+	case err != nil:
+		k.log.Debug("leasing: renewal failed, will be tried again", zap.Int64("lease", int64(l.id)), zap.Error(err))
+		l.retryAt(now)
+	case !l.renew(sent, now, time.Duration(resp.TTL)*time.Second):
+		k.drop(l, "it was renewed too late")
+	default:
+		k.talked(sent)
+	}
+}
+
+// talked is told that a renewal sent at the given time succeeded. If they go
+// on doing so while nothing at all comes from the watch, it is as good as
+// down, and nobody can ask our keys back: everything is yielded.
+//
+// Invariant: I14.
+func (k *keeper) talked(sent time.Time) {
+	k.talkMu.Lock()
+	defer k.talkMu.Unlock()
+	heard := time.Unix(0, k.heard.Load())
+	switch {
+	case !sent.After(heard.Add(deafness)):
+		k.talkedAt = time.Time{}
+	case k.talkedAt.IsZero():
+		k.talkedAt = sent
+	case sent.Sub(k.talkedAt) > deafness:
+		k.talkedAt = time.Time{}
+		k.log.Warn("leasing: the watch on the claim prefix is silent while leases are renewed, all keys are given back",
+			zap.String("prefix", k.layout.prefix), zap.Time("last-heard", heard))
+		k.reset()
+	}
+}
+
+// renewHanded keeps the lease alive that the caller handed in, as a session
+// of etcd's concurrency package does. Nothing hangs on it but our life.
+func (k *keeper) renewHanded(ctx context.Context) {
+	resp, err := k.lessor.KeepAliveOnce(ctx, k.handed)
+	switch {
+	case errors.Is(err, rpctypes.ErrLeaseNotFound):
+		k.finish("the lease that was handed in is gone")
+	case err == nil:
+		k.bounds = time.Now().Add(renewInterval(time.Duration(resp.TTL) * time.Second))
+	}
+}
+
+// finish ends the session without closing it: reads and writes go to etcd.
+func (s *session) finish(why string) {
+	s.mu.Lock()
+	before := s.ended
+	s.ended = true
+	s.mu.Unlock()
+	if !before {
+		s.log.Info("leasing: session ended, reads go to etcd", zap.String("why", why))
+		s.reset()
+		s.readyOnce.Do(func() { close(s.ready) })
+	}
+}
+
+// revokeRetired revokes the leases that are over, one after the other, and
+// reports whether none is left. A lease that cannot be revoked expires.
+func (s *session) revokeRetired(ctx context.Context) bool {
+	for {
+		s.mu.Lock()
+		if len(s.retired) == 0 {
+			s.mu.Unlock()
+			return true
+		}
+		id := s.retired[0]
+		s.mu.Unlock()
+		if _, err := s.lessor.Revoke(ctx, id); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			s.log.Debug("leasing: cannot revoke a lease", zap.Int64("lease", int64(id)), zap.Error(err))
+			return false
+		}
+		s.mu.Lock()
+		s.retired = s.retired[1:]
+		delete(s.ids, id)
+		s.mu.Unlock()
+	}
+}

@@ -1,0 +1,157 @@
+package leasing
+
+import (
+	"slices"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// evaluate answers a transaction from memory, or returns nil. It decides the
+// comparisons and then looks only at the branch that is taken.
+//
+// Invariants: I1, I10, I11. All keys are loaded, and then loaded again: if
+// none has changed, there was an instant between at which all of them stood as
+// loaded. The clock is checked after it.
+func (kv *KV) evaluate(cmps []clientv3.Cmp, then, els []clientv3.Op) *clientv3.TxnResponse {
+	if len(cmps) == 0 && slices.ContainsFunc(then, func(op clientv3.Op) bool { return !op.IsGet() && !op.IsTxn() }) {
+		return nil
+	}
+	v := &localView{cache: kv.cache, rev: kv.cache.seen.Load()}
+	r := v.txn(cmps, then, els)
+	if r == nil || !wellFormed(kv.maxOps, cmps, then, els) {
+		return nil
+	}
+	for i, key := range v.keys {
+		if kv.cache.lookup(key) != v.snaps[i] {
+			return nil
+		}
+	}
+	now := time.Now()
+	for _, s := range v.snaps {
+		if !s.lease.live(now) {
+			return nil
+		}
+	}
+	setHeader(r.Header, kv.cache.ident.Load(), v.rev)
+	setRevisions(r.Responses, v.rev)
+	return (*clientv3.TxnResponse)(r)
+}
+
+// localView is a consistent look at several owned keys.
+type localView struct {
+	cache *cache
+	keys  []string
+	snaps []*snapshot
+	rev   int64 // the reply's header revision
+}
+
+func (v *localView) load(key []byte) *snapshot {
+	for i, k := range v.keys {
+		if k == string(key) {
+			return v.snaps[i]
+		}
+	}
+	s := v.cache.lookup(string(key))
+	if s != nil {
+		v.keys, v.snaps = append(v.keys, string(key)), append(v.snaps, s)
+		v.rev = max(v.rev, s.rev)
+	}
+	return s
+}
+
+// txn decides and answers a transaction from the view. It is nil if something
+// is not in the view, or would be written.
+//
+// Invariant: I11.
+func (v *localView) txn(cmps []clientv3.Cmp, then, els []clientv3.Op) *etcdserverpb.TxnResponse {
+	r := &etcdserverpb.TxnResponse{Header: &etcdserverpb.ResponseHeader{}, Succeeded: true}
+	for i := range cmps {
+		c := cmps[i].GetCompare()
+		if len(c.RangeEnd) > 0 {
+			return nil
+		}
+		s := v.load(c.Key)
+		if s == nil {
+			return nil
+		}
+		r.Succeeded = r.Succeeded && holds(c, s)
+	}
+	if !r.Succeeded {
+		then = els
+	}
+	for _, op := range then {
+		answer := v.answer(op)
+		if answer == nil {
+			return nil
+		}
+		r.Responses = append(r.Responses, answer)
+	}
+	return r
+}
+
+func (v *localView) answer(op clientv3.Op) *etcdserverpb.ResponseOp {
+	if op.IsTxn() {
+		if r := v.txn(op.Txn()); r != nil {
+			return &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponseTxn{ResponseTxn: r}}
+		}
+		return nil
+	}
+	if !isPoint(op) {
+		return nil
+	}
+	s := v.load(op.KeyBytes())
+	if s == nil {
+		return nil
+	}
+	r := shapeOf(op).reply(string(op.KeyBytes()), s)
+	return &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponseRange{ResponseRange: &r.resp}}
+}
+
+// setRevisions gives the inner replies the revision that the server would.
+func setRevisions(resps []*etcdserverpb.ResponseOp, rev int64) {
+	for _, r := range resps {
+		if t := r.GetResponseTxn(); t != nil {
+			setRevisions(t.Responses, rev)
+		} else {
+			r.GetResponseRange().Header.Revision = rev
+		}
+	}
+}
+
+// wellFormed reports whether etcd would surely take the transaction, whichever
+// branches it takes. What is doubtful is left to etcd to judge.
+func wellFormed(maxOps int, cmps []clientv3.Cmp, then, els []clientv3.Op) bool {
+	written, size := make(map[string]bool), 0
+	return weight(cmps, then, els) <= maxOps &&
+		wellFormedOps(cmps, then, written, &size) && wellFormedOps(nil, els, written, &size)
+}
+
+func wellFormedOps(cmps []clientv3.Cmp, ops []clientv3.Op, written map[string]bool, size *int) bool {
+	for i := range cmps {
+		if len(cmps[i].KeyBytes()) == 0 {
+			return false
+		}
+	}
+	for _, op := range ops {
+		switch {
+		case op.IsTxn():
+			cmps, then, els := op.Txn()
+			if !wellFormedOps(cmps, then, written, size) || !wellFormedOps(nil, els, written, size) {
+				return false
+			}
+		case len(op.KeyBytes()) == 0 || !op.IsSortOptionValid():
+			return false
+		case op.IsGet():
+		case len(op.RangeBytes()) > 0 || written[string(op.KeyBytes())]:
+			return false // it may overlap with another write
+		default:
+			written[string(op.KeyBytes())] = true
+			if *size += len(op.ValueBytes()); *size > 1<<20 {
+				return false // it may be larger than etcd takes
+			}
+		}
+	}
+	return true
+}

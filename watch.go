@@ -1,0 +1,152 @@
+package leasing
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+// listenLoop keeps the watch on the claims running.
+func (s *session) listenLoop() {
+	pace := backoff{first: 20 * time.Millisecond, last: 5 * time.Second}
+	next := int64(0) // the revision to go on from; 0: none yet; gap: it was compacted
+	for {
+		began := time.Now()
+		err := s.listen(&next)
+		if s.ctx.Err() != nil {
+			return
+		}
+		s.deafen(err)
+		if time.Since(began) > pace.last {
+			pace.reset()
+		}
+		if !s.sleep(pace.pause()) {
+			return
+		}
+	}
+}
+
+const gap = -1
+
+// listen watches the claims from revision *next on until the watch fails.
+//
+// Invariant: I14. After a gap it lists the claims first, to make up for what
+// it missed.
+func (s *session) listen(next *int64) error {
+	if *next == gap {
+		ctx, cancel := context.WithTimeout(s.ctx, 2*callTimeout)
+		listing, rev, err := s.list(ctx, keyRange{s.layout.prefix, s.layout.end})
+		cancel()
+		if err != nil {
+			return err
+		}
+		s.yield(s.cache.reconcile(listing, rev, s.ours, time.Now()))
+		*next = rev + 1
+	}
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(s.ctx))
+	defer cancel()
+	events := s.watcher.Watch(ctx, s.layout.prefix, clientv3.WithRange(s.layout.end),
+		clientv3.WithRev(*next), clientv3.WithCreatedNotify())
+	for resp := range events {
+		if resp.CompactRevision != 0 {
+			*next = gap
+			return resp.Err()
+		}
+		if err := resp.Err(); err != nil {
+			return err
+		}
+		s.heard.Store(time.Now().UnixNano())
+		for _, ev := range resp.Events {
+			s.apply(ev)
+			*next = ev.Kv.ModRevision + 1
+		}
+		if resp.Created && *next == 0 {
+			*next = resp.Header.Revision + 1
+		}
+		s.cache.observe(resp.Header)
+		if resp.Created {
+			s.hear()
+		}
+	}
+	return errors.New("leasing: watch ended")
+}
+
+// apply takes in one event of the watch.
+func (s *session) apply(ev *clientv3.Event) {
+	now := time.Now()
+	if ev.Type == mvccpb.DELETE {
+		key := string(ev.Kv.Key[len(s.layout.prefix):])
+		if l := s.cache.deleted(key, ev.Kv.ModRevision); l != nil {
+			l.suspect(now)
+			s.nudge()
+		}
+		s.waiters.wake(key)
+		return
+	}
+	r := s.layout.record(ev.Kv)
+	switch ours := s.ours(r); {
+	case r.revoked:
+		s.yield(s.cache.revoked(r, ours, now))
+	case ours && ev.IsCreate():
+		s.yield(s.cache.created(r))
+	}
+}
+
+// list returns the claims in a range of the claim prefix and the revision at
+// which they were as listed.
+func (s *session) list(ctx context.Context, r keyRange) (listing []claimRecord, rev int64, err error) {
+	const page = 5000
+	for begin := r.begin; ; {
+		resp, err := s.kv.Get(ctx, begin, clientv3.WithRange(r.end), clientv3.WithRev(rev), clientv3.WithLimit(page))
+		if err != nil {
+			return nil, 0, err
+		}
+		if rev == 0 {
+			rev = resp.Header.Revision
+		}
+		for _, kv := range resp.Kvs {
+			listing = append(listing, s.layout.record(kv))
+		}
+		if !resp.More {
+			return listing, rev, nil
+		}
+		begin = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+	}
+}
+
+// hear is told that the watch runs.
+func (s *session) hear() {
+	s.mu.Lock()
+	s.ears, s.deafened = true, false
+	s.mu.Unlock()
+	s.nudge()
+}
+
+// deafen is told that the watch does not run. If etcd refuses it, everything
+// is yielded; else that is left to keepLoop, should it last.
+//
+// Invariant: I14.
+func (s *session) deafen(err error) {
+	s.mu.Lock()
+	s.ears = false
+	first := !s.deafened
+	refusal := isRefusedWatch(err)
+	if refusal {
+		s.deafened = true
+	}
+	s.mu.Unlock()
+	if !refusal {
+		s.log.Debug("leasing: watch interrupted", zap.Error(err))
+		return
+	}
+	if first {
+		s.log.Warn("leasing: etcd refuses the watch on the claim prefix, reads go to etcd",
+			zap.String("prefix", s.layout.prefix), zap.Error(err))
+	}
+	s.reset()
+	s.readyOnce.Do(func() { close(s.ready) })
+}
