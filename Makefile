@@ -1,0 +1,62 @@
+# Everything here needs Go and make alone: no etcd, no Docker, nothing installed.
+# The first run downloads modules and builds etcd, which takes minutes.
+
+GO ?= go
+FUZZTIME ?= 30s
+UPSTREAM ?= -count=5
+
+MODULES = . integration integration/upstream
+STATICCHECK = $(CURDIR)/bin/staticcheck
+
+# The race detector needs cgo, and so a C compiler.
+RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
+
+.PHONY: test lint unit integration upstream demo bench fuzz clean race
+.DEFAULT_GOAL = test
+
+# What must pass before a commit. The output of go test comes last.
+test: lint unit integration upstream
+
+# Formatting, vet, staticcheck, and a go.mod and go.sum that are tidy.
+lint: $(STATICCHECK)
+	@bad=$$(gofmt -l .); test -z "$$bad" || { echo "not formatted with gofmt:" $$bad; exit 1; }
+	@for m in $(MODULES); do \
+		echo "lint $$m"; \
+		( cd $$m && $(GO) mod tidy -diff && $(GO) vet ./... && $(STATICCHECK) ./... ) || exit 1; \
+	done
+
+# The version of staticcheck is that of .ci/tools/go.mod.
+$(STATICCHECK): .ci/tools/go.mod .ci/tools/go.sum
+	$(GO) -C .ci/tools build -o $@ honnef.co/go/tools/cmd/staticcheck
+
+# Tests that need no server.
+unit: race
+	$(GO) test $(RACE) ./...
+
+# Tests on real etcd members inside the test process.
+integration: race
+	$(GO) -C integration test $(RACE) -p 1 ./...
+
+# etcd's own tests of its leasing package, unmodified, against this one. For
+# other flags: make upstream UPSTREAM="-count=1 -run=Txn -v"
+upstream:
+	$(GO) -C integration/upstream run . $(UPSTREAM)
+
+# The protocol as a story, on an etcd of its own. It ends by itself.
+demo:
+	@$(GO) -C integration run ./demo
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem .
+	$(GO) -C integration test -run '^$$' -bench . -benchmem ./...
+
+fuzz:
+	@for f in $$($(GO) test -list '^Fuzz' . | grep '^Fuzz'); do \
+		$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) . || exit 1; \
+	done
+
+clean:
+	rm -rf bin
+
+race:
+	@test -n "$(RACE)" || echo "NOTE: cgo is off or there is no C compiler, so the tests run WITHOUT the race detector." >&2
