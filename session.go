@@ -32,6 +32,7 @@ type session struct {
 	perLease int                // the most claims on one lease
 	handed   clientv3.LeaseID   // bounds the life of the session, if not zero
 	life     context.Context    // so does this
+	unbind   func() bool        // stops following life
 	ctx      context.Context    // ends with close
 	stop     context.CancelFunc // ends ctx
 	wg       sync.WaitGroup
@@ -83,7 +84,7 @@ func (s *session) start() {
 	s.ids = make(map[clientv3.LeaseID]struct{})
 	s.pace = backoff{first: 100 * time.Millisecond, last: 10 * time.Second}
 	s.waiters.m = make(map[string][]*waiter)
-	context.AfterFunc(s.life, s.nudge)
+	s.unbind = context.AfterFunc(s.life, s.nudge)
 	for _, loop := range []func(){s.listenLoop, s.keepLoop, s.claimLoop, s.yieldLoop} {
 		s.wg.Go(loop)
 	}
@@ -114,6 +115,7 @@ func (s *session) callAll(calls []func(context.Context), timeout time.Duration) 
 //
 // Invariant: I7. What is released has been forgotten.
 func (s *session) close() {
+	s.unbind()
 	s.stop()
 	s.wg.Wait()
 	s.reset()
