@@ -1,6 +1,7 @@
 package leasing
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,9 +30,9 @@ type cache struct {
 	// mu guards everything below and the entries, but for their atomic fields.
 	// Nothing that blocks happens under it: no I/O, no channel operation but
 	// close, no log, no callback. Readers of published entries never take it.
-	mu     sync.Mutex
-	ranges []*write // unsettled writes that cover ranges
-	aging  []*entry // idle entries, kept for their rest
+	mu      sync.Mutex
+	barring []*write // unsettled writes that bar ranges from being claimed
+	aging   []*entry // idle entries, kept for their rest
 }
 
 // state is what the cache knows of the claim of one key.
@@ -132,7 +133,7 @@ type yield struct {
 type write struct {
 	points  []pin // one for each key written singly, in the order given to begin
 	covered []pin // owned keys in ranges
-	ranges  []keyRange
+	barred  []keyRange
 }
 
 // pin is a key under an unsettled write, as it was when that began.
@@ -304,8 +305,8 @@ func (c *cache) join(key string, now time.Time) (cl *claim, begun, share bool) {
 			return nil, false, false
 		}
 	}
-	for _, w := range c.ranges {
-		if contained(key, w.ranges) {
+	for _, w := range c.barring {
+		if contained(key, w.barred) {
 			return nil, false, false
 		}
 	}
@@ -419,10 +420,11 @@ func (c *cache) disownLocked(key string, grant int64) []yield {
 }
 
 // begin opens a write of ours to points, each named once, and to ranges. Until
-// it is settled nothing that it covers is served from memory or claimed. If a
+// it is settled nothing that it covers is served from memory or claimed, nor is
+// anything in the barred ranges claimed, which hold the ranges. If a
 // claim of ours is under way on a point, it opens nothing and returns that
 // claim: the write is to wait for it.
-func (c *cache) begin(points []string, ranges []keyRange) (*write, *claim) {
+func (c *cache) begin(points []string, ranges, barred []keyRange) (*write, *claim) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, k := range points {
@@ -430,12 +432,14 @@ func (c *cache) begin(points []string, ranges []keyRange) (*write, *claim) {
 			return nil, e.claim
 		}
 	}
-	w := &write{points: make([]pin, 0, len(points)), ranges: ranges}
+	w := &write{points: make([]pin, 0, len(points)), barred: barred}
 	for _, k := range points {
 		w.points = append(w.points, pinLocked(c.entryLocked(k)))
 	}
+	if len(barred) > 0 {
+		c.barring = append(c.barring, w)
+	}
 	if len(ranges) > 0 {
-		c.ranges = append(c.ranges, w)
 		c.entries.each(func(e *entry) {
 			switch {
 			case !contained(e.key, ranges):
@@ -509,13 +513,8 @@ func (c *cache) settle(w *write, s settlement) (out []yield) {
 		}
 		out = append(out, c.unpinLocked(p)...)
 	}
-	if len(w.ranges) > 0 {
-		for i, r := range c.ranges {
-			if r == w {
-				c.ranges = append(c.ranges[:i:i], c.ranges[i+1:]...)
-				break
-			}
-		}
+	if len(w.barred) > 0 {
+		c.barring = slices.DeleteFunc(c.barring, func(o *write) bool { return o == w })
 	}
 	return out
 }

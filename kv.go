@@ -124,7 +124,7 @@ func open(ctx context.Context, cl *clientv3.Client, cfg Config, in handedIn) (*K
 	}
 	kv.session = &session{
 		kv: cl.KV, watcher: cl.Watcher, lessor: cl.Lease,
-		cache: kv.cache, layout: kv.layout, log: log,
+		cache: kv.cache, layout: kv.layout, log: log, maxBatch: min(maxBatch, cfg.MaxTxnOps-2),
 		ttl: int64((cfg.TTL + time.Second - 1) / time.Second), perLease: perLease,
 		handed: in.lease, life: in.life,
 	}
@@ -209,7 +209,11 @@ func (kv *KV) GetStream(ctx context.Context, key string, opts ...clientv3.OpOpti
 	if err := kv.closed(); err != nil {
 		return nil, err
 	}
-	return kv.etcd.GetStream(ctx, key, opts...)
+	stream, err := kv.etcd.GetStream(ctx, key, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return kv.session.observed(stream), nil
 }
 
 // Delete deletes a key or a range of keys. See clientv3.KV. A range that

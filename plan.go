@@ -22,10 +22,11 @@ type plan struct {
 	spared bool       // some range covers the claim prefix
 	closed bool       // so does one without an end, whose first part has one
 
-	// covering: there are too many points to guard each by its own claim. One
-	// guard covers the hull of all that is written instead.
-	covering bool
-	maxOps   int
+	// cover is set if there are too many points to guard each by its own claim.
+	// These ranges hold all that is written, and perhaps more, and each of them
+	// is guarded by a listing.
+	cover  []keyRange
+	maxOps int
 }
 
 // newPlan plans a transaction of the user's for servers that take up to maxOps
@@ -44,7 +45,13 @@ func newPlan(l layout, maxOps int, cmps []clientv3.Cmp, then, els []clientv3.Op)
 	if p.readOnly() || p.fits(len(p.points)+len(p.ranges), len(p.points), 0) {
 		return p, nil
 	}
-	p.covering = len(p.points)+len(p.ranges) > 0
+	if len(p.points)+len(p.ranges) > 0 {
+		guards := 1
+		for p.fits(guards+1, 0, 0) {
+			guards++
+		}
+		p.cover = cover(p.points, p.ranges, guards)
+	}
 	if p.fits(1, 0, 0) || weight(cmps, then, els) > maxOps {
 		return p, nil // if it is too large for etcd too, etcd is to say so itself
 	}
@@ -214,10 +221,11 @@ func (p *plan) explain(err error) error {
 	return err
 }
 
-// listed returns the ranges whose claims have to be listed before each try.
-func (p *plan) listed() []keyRange {
-	if p.covering {
-		return []keyRange{hull(p.points, p.ranges)}
+// barred returns the ranges that are guarded by a listing of their claims.
+// Nothing in them is to be claimed by us while the plan is tried.
+func (p *plan) barred() []keyRange {
+	if p.cover != nil {
+		return p.cover
 	}
 	return p.ranges
 }
@@ -237,15 +245,15 @@ type request struct {
 }
 
 // request puts the guards around the plan: what is believed of each point, as
-// w has it, and the revision at which each range of listed was listed.
+// w has it, and the revision at which the claims were listed.
 //
 // Invariants: I4, I5.
-func (p *plan) request(w *write, revs []int64) request {
+func (p *plan) request(w *write, listed int64) request {
 	var q request
-	for i, r := range p.listed() {
-		q.guards = append(q.guards, p.layout.unclaimedSince(r, revs[i]))
+	for _, r := range p.barred() {
+		q.guards = append(q.guards, p.layout.unclaimedSince(r, listed))
 	}
-	if !p.covering {
+	if p.cover == nil {
 		for i, key := range p.points {
 			q.guards = append(q.guards, p.layout.holds(key, w.points[i].grant))
 			q.els = append(q.els, clientv3.OpGet(p.layout.claimKey(key)))
@@ -301,7 +309,7 @@ func (p *plan) readBacks(q request, resp *clientv3.TxnResponse) []readBack {
 // claims returns what the reply to q, which was refused, says of the claims of
 // the points; nothing if they were not read.
 func (p *plan) claims(resp *clientv3.TxnResponse) []*claimRecord {
-	if p.covering {
+	if p.cover != nil {
 		return nil
 	}
 	out := make([]*claimRecord, len(p.points))

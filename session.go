@@ -30,6 +30,7 @@ type session struct {
 
 	ttl      int64              // of leases to be granted, in seconds
 	perLease int                // the most claims on one lease
+	maxBatch int                // the most claims, yields or revokes in one request
 	handed   clientv3.LeaseID   // bounds the life of the session, if not zero
 	life     context.Context    // so does this
 	unbind   func() bool        // stops following life
@@ -64,8 +65,8 @@ const (
 	claimsPerLease     = 1000 // etcd deletes a lease's keys in one apply, 5.5 µs each
 	claimsPerAuthLease = 100  // with auth on, a claim checks every key of its lease
 
-	// maxBatch claims or yields go into one transaction. It stays below
-	// etcd's default --max-txn-ops, less what each of them nests.
+	// maxBatch claims, yields or revokes go into one transaction, if etcd's
+	// --max-txn-ops, less the two that each of them nests, allows it.
 	maxBatch = 100
 
 	// callTimeout bounds a request of the session's own.
@@ -122,6 +123,22 @@ func (s *session) close() {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), closeTimeout)
 	defer cancel()
 	s.revokeRetired(ctx)
+}
+
+// observed passes a stream of replies on. The header is in the last of them.
+// Like the stream itself it is there until it has been read to its end.
+func (s *session) observed(in clientv3.GetStreamChan) clientv3.GetStreamChan {
+	out := make(chan clientv3.RangeStreamResponse, 1)
+	go func() {
+		defer close(out)
+		for r := range in {
+			if r.RangeResponse != nil {
+				s.cache.observe(r.Header)
+			}
+			out <- r
+		}
+	}()
+	return out
 }
 
 func (s *session) nudge() {
@@ -242,7 +259,7 @@ func (s *session) room(now time.Time) (best *lease, n int) {
 // together in the next.
 func (s *session) claimLoop() {
 	for s.claims.wait(s.ctx) {
-		for batch := s.claims.take(maxBatch); len(batch) > 0; batch = s.claims.take(maxBatch) {
+		for batch := s.claims.take(s.maxBatch); len(batch) > 0; batch = s.claims.take(s.maxBatch) {
 			for len(batch) > 0 {
 				l, n := s.room(time.Now())
 				n = min(n, len(batch))
@@ -389,7 +406,7 @@ func (s *session) yieldLoop() {
 		case <-s.ctx.Done():
 			return
 		}
-		for batch := s.yields.take(maxBatch); len(batch) > 0; batch = s.yields.take(maxBatch) {
+		for batch := s.yields.take(s.maxBatch); len(batch) > 0; batch = s.yields.take(s.maxBatch) {
 			failed = append(failed, s.sendYields(batch)...)
 		}
 		if len(failed) == 0 {
@@ -429,9 +446,14 @@ func (s *session) sendYields(batch []yield) (failed []yield) {
 // revoke asks for claims of others back, those given, for w, which waits for
 // them. What turns out to be gone is not waited for.
 func (s *session) revoke(ctx context.Context, claims []claimRecord, w *waiter) error {
+	most := s.maxBatch
 	for len(claims) > 0 {
-		n := min(len(claims), maxBatch)
+		n := min(len(claims), most)
 		resp, err := s.send(ctx, n, func(i int) clientv3.Op { return s.layout.revokeOp(claims[i].key, claims[i].grant) })
+		if outcomeOf(err) == refused && n > 1 {
+			most = 1 // for the error of the one at fault, or for a server that takes fewer
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -134,11 +134,11 @@ func (kv *KV) try(ctx context.Context, p *plan) (resp *clientv3.TxnResponse, way
 	}
 	s := settlement{outcome: refused} // nothing has been sent
 	defer func() { kv.session.yield(kv.cache.settle(w, s)) }()
-	revs, listed, err := kv.listClaims(ctx, p)
-	if err != nil || len(listed) > 0 {
-		return nil, blockers{claims: listed}, err
+	listed, others, err := kv.listClaims(ctx, p)
+	if err != nil || len(others) > 0 {
+		return nil, blockers{claims: others}, err
 	}
-	q := p.request(w, revs)
+	q := p.request(w, listed)
 	if err := ctx.Err(); err != nil {
 		return nil, way, err
 	}
@@ -166,7 +166,7 @@ func (kv *KV) try(ctx context.Context, p *plan) (resp *clientv3.TxnResponse, way
 // begin opens the write of p, once no claim of ours is under way on its keys.
 func (kv *KV) begin(ctx context.Context, p *plan) (*write, error) {
 	for {
-		w, busy := kv.cache.begin(p.points, p.ranges)
+		w, busy := kv.cache.begin(p.points, p.ranges, p.barred())
 		if busy == nil {
 			return w, nil
 		}
@@ -176,24 +176,24 @@ func (kv *KV) begin(ctx context.Context, p *plan) (*write, error) {
 	}
 }
 
-// listClaims lists the claims of the ranges that p guards by a listing, and
-// returns the revision of each listing and the claims of others in the way.
+// listClaims lists the claims in the ranges that p guards by a listing, and
+// returns its revision and the claims of others in the way.
 //
 // Invariant: I5. The listing itself has to show that there is none.
-func (kv *KV) listClaims(ctx context.Context, p *plan) (revs []int64, way []claimRecord, err error) {
-	for _, r := range p.listed() {
-		listing, rev, err := kv.session.list(ctx, kv.layout.claimRange(r))
-		if err != nil {
-			return nil, nil, err
-		}
-		revs = append(revs, rev)
-		for _, c := range listing {
-			if p.writes(c.key) && !kv.session.ours(c) {
-				way = append(way, c)
-			}
+func (kv *KV) listClaims(ctx context.Context, p *plan) (rev int64, way []claimRecord, err error) {
+	if len(p.barred()) == 0 {
+		return 0, nil, nil
+	}
+	listing, rev, err := kv.session.list(ctx, kv.layout.claimRange(hull(p.barred())))
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, c := range listing {
+		if p.writes(c.key) && !kv.session.ours(c) {
+			way = append(way, c)
 		}
 	}
-	return revs, way, nil
+	return rev, way, nil
 }
 
 // clear asks for the claims in the way, if they have not been asked for, and

@@ -36,22 +36,25 @@ func (r keyRange) overlaps(o keyRange) bool {
 		(r.end == openEnd || o.begin < r.end) && (o.end == openEnd || r.begin < o.end)
 }
 
-// hull returns the smallest range that holds every point and every range, of
-// which there must be at least one.
-func hull(points []string, ranges []keyRange) keyRange {
-	all := make([]keyRange, 0, len(points)+len(ranges))
+// hull returns the smallest range that holds all of ranges, which must be
+// disjoint, in order, and not empty.
+func hull(ranges []keyRange) keyRange {
+	return keyRange{ranges[0].begin, ranges[len(ranges)-1].end}
+}
+
+// cover returns at most n disjoint ranges, in order, that hold every point and
+// every range. The fewer points there are to a range, the less it holds besides.
+func cover(points []string, ranges []keyRange, n int) []keyRange {
+	all := slices.Clone(ranges)
 	for _, k := range points {
 		all = append(all, keyRange{k, k + "\x00"})
 	}
-	all = append(all, ranges...)
-	h := all[0]
-	for _, r := range all[1:] {
-		h.begin = min(h.begin, r.begin)
-		if h.end != openEnd && (r.end == openEnd || r.end > h.end) {
-			h.end = r.end
-		}
+	all = union(all)
+	var out []keyRange
+	for size := (len(all) + n - 1) / n; len(all) > 0; all = all[min(size, len(all)):] {
+		out = append(out, hull(all[:min(size, len(all))]))
 	}
-	return h
+	return out
 }
 
 // union returns disjoint ranges, in order, that hold the same keys.

@@ -1,0 +1,641 @@
+package leasing
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// ---- The server's comparison rule
+
+// verdicts says which operators accept a field that is smaller than, equal to
+// and greater than the operand.
+var verdicts = map[etcdserverpb.Compare_CompareResult][3]bool{
+	etcdserverpb.Compare_LESS:      {true, false, false},
+	etcdserverpb.Compare_EQUAL:     {false, true, false},
+	etcdserverpb.Compare_NOT_EQUAL: {true, false, true},
+	etcdserverpb.Compare_GREATER:   {false, false, true},
+}
+
+// serverHolds states the server's rule in other words than holds: a key that
+// does not exist has no value to compare and zero in every other field, and an
+// operand of the wrong kind, or none, is the empty one.
+func serverHolds(c *etcdserverpb.Compare, kv *mvccpb.KeyValue) bool {
+	if kv == nil && c.Target == etcdserverpb.Compare_VALUE {
+		return false
+	}
+	verdict, known := verdicts[c.Result]
+	if !known {
+		return true
+	}
+	if c.Target == etcdserverpb.Compare_VALUE {
+		operand := ""
+		if u, ok := c.TargetUnion.(*etcdserverpb.Compare_Value); ok {
+			operand = string(u.Value)
+		}
+		return verdict[1+strings.Compare(string(kv.Value), operand)]
+	}
+	var field, operand int64
+	switch u := c.TargetUnion.(type) {
+	case *etcdserverpb.Compare_Version:
+		operand = when(c.Target == etcdserverpb.Compare_VERSION, u.Version)
+	case *etcdserverpb.Compare_CreateRevision:
+		operand = when(c.Target == etcdserverpb.Compare_CREATE, u.CreateRevision)
+	case *etcdserverpb.Compare_ModRevision:
+		operand = when(c.Target == etcdserverpb.Compare_MOD, u.ModRevision)
+	case *etcdserverpb.Compare_Lease:
+		operand = when(c.Target == etcdserverpb.Compare_LEASE, u.Lease)
+	}
+	switch c.Target {
+	case etcdserverpb.Compare_VERSION:
+		field = kv.GetVersion()
+	case etcdserverpb.Compare_CREATE:
+		field = kv.GetCreateRevision()
+	case etcdserverpb.Compare_MOD:
+		field = kv.GetModRevision()
+	case etcdserverpb.Compare_LEASE:
+		field = kv.GetLease()
+	}
+	switch {
+	case field < operand:
+		return verdict[0]
+	case field == operand:
+		return verdict[1]
+	}
+	return verdict[2]
+}
+
+func when(is bool, v int64) int64 {
+	if is {
+		return v
+	}
+	return 0
+}
+
+// operands are the target unions of every kind, and none.
+func operands(n int64, value []byte) []*etcdserverpb.Compare {
+	return []*etcdserverpb.Compare{
+		{},
+		{TargetUnion: &etcdserverpb.Compare_Version{Version: n}},
+		{TargetUnion: &etcdserverpb.Compare_CreateRevision{CreateRevision: n}},
+		{TargetUnion: &etcdserverpb.Compare_ModRevision{ModRevision: n}},
+		{TargetUnion: &etcdserverpb.Compare_Lease{Lease: n}},
+		{TargetUnion: &etcdserverpb.Compare_Value{Value: value}},
+	}
+}
+
+func TestI11ComparisonsAreTheServers(t *testing.T) {
+	keys := []*mvccpb.KeyValue{
+		nil,
+		{Key: []byte("k"), CreateRevision: 5, ModRevision: 7, Version: 2, Value: []byte("m")},
+		{Key: []byte("k"), CreateRevision: 5, ModRevision: 5, Version: 1},
+	}
+	checked := 0
+	for _, kv := range keys {
+		s := newSnapshot(kv, 9, nil)
+		// 5 and 99 are no target and no operator that etcd knows.
+		for target := range etcdserverpb.Compare_CompareTarget(6) {
+			for _, op := range []etcdserverpb.Compare_CompareResult{0, 1, 2, 3, 99} {
+				for _, n := range []int64{-1, 0, 1, 2, 4, 5, 6, 7, 8} {
+					for _, v := range [][]byte{nil, {}, []byte("a"), []byte("m"), []byte("m\x00"), []byte("z")} {
+						for _, c := range operands(n, v) {
+							c.Key, c.Target, c.Result = []byte("k"), target, op
+							if got, want := holds(c, s), serverHolds(c, kv); got != want {
+								t.Fatalf("holds(%v) of %v = %v, the server says %v", c, kv, got, want)
+							}
+							checked++
+						}
+					}
+				}
+			}
+		}
+	}
+	if checked < 1000 {
+		t.Fatalf("only %d comparisons were checked", checked)
+	}
+}
+
+// The cases that are easily got wrong, spelled out.
+func TestI11ComparisonsOfAbsentKeys(t *testing.T) {
+	absent := newSnapshot(nil, 9, nil)
+	for _, tc := range []struct {
+		cmp  clientv3.Cmp
+		want bool
+	}{
+		{clientv3.Compare(clientv3.Value("k"), "=", ""), false},
+		{clientv3.Compare(clientv3.Value("k"), "!=", "x"), false},
+		{clientv3.Compare(clientv3.Value("k"), "<", "x"), false},
+		{clientv3.Compare(clientv3.Version("k"), "=", 0), true},
+		{clientv3.Compare(clientv3.Version("k"), "!=", 1), true},
+		{clientv3.Compare(clientv3.CreateRevision("k"), "<", 1), true},
+		{clientv3.Compare(clientv3.ModRevision("k"), ">", -1), true},
+		{clientv3.Compare(clientv3.ModRevision("k"), ">", 0), false},
+		{clientv3.Compare(clientv3.LeaseValue("k"), "=", 0), true},
+		{clientv3.Compare(clientv3.LeaseValue("k"), ">", 0), false},
+	} {
+		if got := holds(tc.cmp.GetCompare(), absent); got != tc.want {
+			t.Errorf("%v of an absent key: %v, want %v", tc.cmp, got, tc.want)
+		}
+	}
+}
+
+func FuzzHolds(f *testing.F) {
+	f.Add(uint8(3), uint8(0), uint8(5), int64(0), []byte("v"), true, int64(2), int64(3), int64(1), []byte("v"))
+	f.Add(uint8(0), uint8(2), uint8(1), int64(1), []byte(nil), false, int64(0), int64(0), int64(0), []byte(nil))
+	f.Add(uint8(4), uint8(3), uint8(0), int64(7), []byte("\xff"), true, int64(9), int64(9), int64(1), []byte{})
+	f.Fuzz(func(t *testing.T, target, result, union uint8, n int64, operand []byte, present bool, create, mod, version int64, value []byte) {
+		var kv *mvccpb.KeyValue
+		if present {
+			kv = &mvccpb.KeyValue{Key: []byte("k"), CreateRevision: create, ModRevision: mod, Version: version, Value: value}
+		}
+		c := operands(n, operand)[union%6]
+		c.Target, c.Result = etcdserverpb.Compare_CompareTarget(target), etcdserverpb.Compare_CompareResult(result)
+		if got, want := holds(c, newSnapshot(kv, 1, nil)), serverHolds(c, kv); got != want {
+			t.Fatalf("holds(%v) of %v = %v, the server says %v", c, kv, got, want)
+		}
+	})
+}
+
+// ---- Ranges
+
+// words returns every string of up to n letters, in no particular order.
+func words(n int, letters string) []string {
+	all := []string{""}
+	for last := all; n > 0; n-- {
+		var longer []string
+		for _, w := range last {
+			for _, l := range letters {
+				longer = append(longer, w+string(l))
+			}
+		}
+		all, last = append(all, longer...), longer
+	}
+	return all
+}
+
+// smallRanges are all ranges between short keys, open and empty ones too.
+func smallRanges() []keyRange {
+	var rs []keyRange
+	for _, b := range words(2, "\x00ab") {
+		for _, e := range words(2, "\x00ab") {
+			rs = append(rs, keyRange{b, e})
+		}
+	}
+	return rs
+}
+
+func TestKeyRangeContains(t *testing.T) {
+	for _, tc := range []struct {
+		r       keyRange
+		in, out []string
+	}{
+		{keyRange{"b", "d"}, []string{"b", "b\x00", "c", "czz"}, []string{"", "a", "azz", "d", "d\x00", "e"}},
+		{keyRange{"b", openEnd}, []string{"b", "c", "\xff\xff"}, []string{"", "a", "a\xff"}},
+		{keyRange{"\x00", openEnd}, []string{"\x00", "a", "\xff"}, []string{""}},
+		{keyRange{"b", "b"}, nil, []string{"a", "b", "c"}},
+		{keyRange{"c", "b"}, nil, []string{"a", "b", "bb", "c"}},
+		{keyRange{"b", ""}, nil, []string{"", "a", "b"}},
+	} {
+		for _, k := range tc.in {
+			if !tc.r.contains(k) {
+				t.Errorf("%q does not contain %q", tc.r, k)
+			}
+		}
+		for _, k := range tc.out {
+			if tc.r.contains(k) {
+				t.Errorf("%q contains %q", tc.r, k)
+			}
+		}
+	}
+}
+
+// A range that holds a key at all holds its first; two that share a key share
+// the first of one of them. So looking at short keys decides both.
+func TestKeyRangeEmptyAndOverlaps(t *testing.T) {
+	rs, keys := smallRanges(), words(2, "\x00ab")
+	meet := func(a, b keyRange) bool {
+		for _, k := range keys {
+			if a.contains(k) && b.contains(k) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, a := range rs {
+		if got, want := a.empty(), !meet(a, a); got != want {
+			t.Errorf("%q.empty() = %v", a, got)
+		}
+		for _, b := range rs {
+			if got, want := a.overlaps(b), meet(a, b); got != want {
+				t.Fatalf("%q.overlaps(%q) = %v, want %v", a, b, got, want)
+			}
+		}
+	}
+}
+
+// someKeysAndRanges picks up to two of each, at least one in all.
+func someKeysAndRanges(rng *rand.Rand, keys []string, rs []keyRange) (points []string, ranges []keyRange) {
+	for range rng.IntN(3) {
+		points = append(points, keys[rng.IntN(len(keys))])
+	}
+	for n := rng.IntN(3); n > 0 || len(points)+len(ranges) == 0; n-- {
+		ranges = append(ranges, rs[rng.IntN(len(rs))])
+	}
+	return points, ranges
+}
+
+func TestHullIsTheSmallestCover(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	keys := words(3, "\x00ab")[1:] // etcd has no key ""
+	var rs []keyRange              // a plan has no empty ones
+	for _, r := range smallRanges() {
+		if !r.empty() {
+			rs = append(rs, r)
+		}
+	}
+	for range 300 {
+		points, ranges := someKeysAndRanges(rng, keys, rs)
+		needed := func(r keyRange) bool {
+			for _, k := range keys {
+				if (contained(k, ranges) || slices.Contains(points, k)) && !r.contains(k) {
+					return false
+				}
+			}
+			return true
+		}
+		h := cover(points, ranges, 1)[0]
+		if !needed(h) {
+			t.Fatalf("cover(%q, %q, 1) = %q does not cover them", points, ranges, h)
+		}
+		for _, r := range rs {
+			if !needed(r) {
+				continue
+			}
+			for _, k := range keys {
+				if h.contains(k) && !r.contains(k) {
+					t.Fatalf("cover(%q, %q, 1) = %q, but %q would do", points, ranges, h, r)
+				}
+			}
+		}
+	}
+}
+
+func TestUnionIsDisjointAndTheSame(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	keys, rs := words(3, "\x00ab"), smallRanges()
+	for range 2000 {
+		var ranges []keyRange
+		for range rng.IntN(5) {
+			ranges = append(ranges, rs[rng.IntN(len(rs))])
+		}
+		before := slices.Clone(ranges)
+		u := union(ranges)
+		if !slices.Equal(ranges, before) {
+			t.Fatalf("union(%q) has changed its argument: %q", before, ranges)
+		}
+		for i, r := range u {
+			if r.empty() || i > 0 && (u[i-1].end == openEnd || u[i-1].end >= r.begin) {
+				t.Fatalf("union(%q) = %q: empty, touching, or out of order", ranges, u)
+			}
+		}
+		for _, k := range keys {
+			if contained(k, u) != contained(k, ranges) {
+				t.Fatalf("union(%q) = %q differs at %q", ranges, u, k)
+			}
+		}
+	}
+}
+
+// ---- Replies
+
+// plainReply is what etcd answers to a get of key with shape o, if it is as kv
+// says; the header is left out.
+func plainReply(o shape, kv *mvccpb.KeyValue) *etcdserverpb.RangeResponse {
+	r := new(etcdserverpb.RangeResponse)
+	if kv == nil {
+		return r
+	}
+	r.Count = 1
+	within := func(rev, lo, hi int64) bool { return rev >= lo && (hi == 0 || rev <= hi) }
+	if o.countOnly || !within(kv.ModRevision, o.minMod, o.maxMod) || !within(kv.CreateRevision, o.minCreate, o.maxCreate) {
+		return r
+	}
+	shown := proto.Clone(kv).(*mvccpb.KeyValue)
+	if o.keysOnly {
+		shown.Value = nil
+	}
+	r.Kvs = []*mvccpb.KeyValue{shown}
+	return r
+}
+
+func TestI11RepliesAreTheServers(t *testing.T) {
+	keys := []*mvccpb.KeyValue{
+		nil,
+		{Key: []byte("key"), CreateRevision: 5, ModRevision: 7, Version: 2, Value: []byte("value")},
+		{Key: []byte("key"), CreateRevision: 5, ModRevision: 5, Version: 1},
+	}
+	for _, kv := range keys {
+		for flags := range 4 {
+			for _, filter := range [][4]int64{{}, {5}, {6}, {7}, {8}, {0, 4}, {0, 5}, {0, 7}, {0, 0, 5}, {0, 0, 6}, {0, 0, 0, 4}, {0, 0, 0, 5}, {6, 7, 5, 5}, {-1, 9, -3, 9}} {
+				op := clientv3.OpGet("key", clientv3.WithMinModRev(filter[0]), clientv3.WithMaxModRev(filter[1]),
+					clientv3.WithMinCreateRev(filter[2]), clientv3.WithMaxCreateRev(filter[3]))
+				if flags&1 != 0 {
+					clientv3.WithKeysOnly()(&op)
+				}
+				if flags&2 != 0 {
+					clientv3.WithCountOnly()(&op)
+				}
+				got := proto.Clone(&shapeOf(op).reply("key", newSnapshot(kv, 9, nil)).resp).(*etcdserverpb.RangeResponse)
+				if got.Header == nil {
+					t.Fatal("the reply has no header")
+				}
+				got.Header = nil
+				if want := plainReply(shapeOf(op), kv); !proto.Equal(got, want) {
+					t.Errorf("reply of %v to %+v:\n got %v\nwant %v", kv, shapeOf(op), got, want)
+				}
+			}
+		}
+	}
+}
+
+func TestI11WhatIsAPointRead(t *testing.T) {
+	for _, tc := range []struct {
+		op   clientv3.Op
+		want bool
+	}{
+		{clientv3.OpGet("k"), true},
+		{clientv3.OpGet("k", clientv3.WithLimit(1)), true},
+		{clientv3.OpGet("k", clientv3.WithKeysOnly(), clientv3.WithSerializable()), true},
+		{clientv3.OpGet("k", clientv3.WithSort(clientv3.SortByKey, clientv3.SortAscend)), true},
+		{clientv3.OpGet(""), false},
+		{clientv3.OpGet("k", clientv3.WithRange("l")), false},
+		{clientv3.OpGet("k", clientv3.WithPrefix()), false},
+		{clientv3.OpGet("k", clientv3.WithFromKey()), false},
+		{clientv3.OpGet("k", clientv3.WithRev(3)), false},
+		{clientv3.OpGet("k", clientv3.WithSort(clientv3.SortTarget(9), clientv3.SortAscend)), false},
+		{clientv3.OpPut("k", "v"), false},
+		{clientv3.OpDelete("k"), false},
+		{clientv3.OpTxn(nil, nil, nil), false},
+	} {
+		if got := isPoint(tc.op); got != tc.want {
+			t.Errorf("isPoint(%+v) = %v", tc.op, got)
+		}
+	}
+}
+
+func TestI12RepliesShareNoMemory(t *testing.T) {
+	kv := &mvccpb.KeyValue{Key: []byte("key"), CreateRevision: 5, ModRevision: 7, Version: 2, Value: []byte("value")}
+	s := newSnapshot(kv, 9, nil)
+	for range 2 {
+		r := shape{}.reply("key", s)
+		got := r.resp.Kvs[0]
+		if string(got.Key) != "key" || string(got.Value) != "value" || r.resp.Count != 1 || len(r.resp.Kvs) != 1 {
+			t.Fatalf("read %v", &r.resp)
+		}
+		_ = append(got.Key, "overwritten"...)
+		if string(got.Value) != "value" {
+			t.Fatalf("appending to the key of a reply has changed its value: %q", got.Value)
+		}
+		_ = append(r.resp.Kvs, &mvccpb.KeyValue{})
+		for _, b := range [][]byte{got.Key[:cap(got.Key)], got.Value[:cap(got.Value)]} {
+			for i := range b {
+				b[i] ^= 0xff
+			}
+		}
+		got.ModRevision, got.CreateRevision, got.Version, got.Lease = -1, -1, -1, -1
+		r.resp.Header.Revision, r.resp.Count = -1, -1
+	}
+	if string(kv.Value) != "value" || s.mod != 7 || s.create != 5 || s.version != 2 {
+		t.Errorf("changing a reply has changed the cache: %+v", s)
+	}
+}
+
+func TestHeadersAreCopied(t *testing.T) {
+	from := &etcdserverpb.ResponseHeader{ClusterId: 1, MemberId: 2, Revision: 3, RaftTerm: 4}
+	c := copyHeader(from)
+	if !proto.Equal(c, from) || c == from {
+		t.Errorf("copyHeader(%v) = %v", from, c)
+	}
+	h := &etcdserverpb.ResponseHeader{}
+	setHeader(h, from, 9)
+	if want := (&etcdserverpb.ResponseHeader{ClusterId: 1, MemberId: 2, Revision: 9, RaftTerm: 4}); !proto.Equal(h, want) {
+		t.Errorf("setHeader: %v, want %v", h, want)
+	}
+	h = &etcdserverpb.ResponseHeader{}
+	setHeader(h, nil, 9)
+	if want := (&etcdserverpb.ResponseHeader{Revision: 9}); !proto.Equal(h, want) {
+		t.Errorf("setHeader from nothing: %v, want %v", h, want)
+	}
+}
+
+// ---- Outcomes
+
+func TestI3OutcomeOf(t *testing.T) {
+	for _, tc := range []struct {
+		err  error
+		want outcome
+	}{
+		{nil, applied},
+
+		{rpctypes.ErrEmptyKey, refused},
+		{rpctypes.ErrKeyNotFound, refused},
+		{rpctypes.ErrValueProvided, refused},
+		{rpctypes.ErrLeaseProvided, refused},
+		{rpctypes.ErrTooManyOps, refused},
+		{rpctypes.ErrDuplicateKey, refused},
+		{rpctypes.ErrInvalidSortOption, refused},
+		{rpctypes.ErrCompacted, refused},
+		{rpctypes.ErrFutureRev, refused},
+		{rpctypes.ErrLeaseNotFound, refused},
+		{rpctypes.ErrRequestTooLarge, refused},
+		{rpctypes.ErrUserEmpty, refused},
+		{rpctypes.ErrPermissionDenied, refused},
+		{rpctypes.ErrInvalidAuthToken, refused},
+		{status.Error(codes.ResourceExhausted, "trying to send message larger than max (3145790 vs. 2097152)"), refused},
+
+		{rpctypes.ErrNoSpace, unknown},
+		{rpctypes.ErrTooManyRequests, unknown},
+		{rpctypes.ErrTimeout, unknown},
+		{rpctypes.ErrTimeoutDueToLeaderFail, unknown},
+		{rpctypes.ErrTimeoutDueToConnectionLost, unknown},
+		{rpctypes.ErrNoLeader, unknown},
+		{rpctypes.ErrNotLeader, unknown},
+		{rpctypes.ErrLeaderChanged, unknown},
+		{rpctypes.ErrStopped, unknown},
+		{rpctypes.ErrUnhealthy, unknown},
+		{rpctypes.ErrCorrupt, unknown},
+		{rpctypes.ErrGRPCNotCapable, unknown},
+		{rpctypes.ErrLeaseExist, unknown}, // no answer to a write
+		{context.Canceled, unknown},
+		{context.DeadlineExceeded, unknown},
+		{status.Error(codes.Unavailable, "connection reset"), unknown},
+		{status.Error(codes.Unknown, "what?"), unknown},
+		{status.Error(codes.Internal, "stream terminated"), unknown},
+		{status.Error(codes.Canceled, "context canceled"), unknown},
+		{status.Error(codes.DeadlineExceeded, "context deadline exceeded"), unknown},
+		{status.Error(codes.ResourceExhausted, "grpc: received message larger than max (5000000 vs. 4194304)"), unknown},
+		{status.Error(codes.InvalidArgument, "some proxy's opinion"), unknown},
+		{status.Error(codes.PermissionDenied, "some proxy's opinion"), unknown},
+		{errors.New("anything else"), unknown},
+	} {
+		if got := outcomeOf(tc.err); got != tc.want {
+			t.Errorf("outcomeOf(%v) = %v, want %v", tc.err, got, tc.want)
+		}
+		if tc.err == nil {
+			continue
+		}
+		// An error may have come through a client that wraps it.
+		if got := outcomeOf(fmt.Errorf("wrapped: %w", tc.err)); got != tc.want {
+			t.Errorf("outcomeOf(wrapped %v) = %v, want %v", tc.err, got, tc.want)
+		}
+		// And as a bare gRPC error, from a KV below the client's own layers.
+		var e rpctypes.EtcdError
+		if errors.As(tc.err, &e) {
+			raw := status.Error(e.Code(), e.Error())
+			if got := outcomeOf(raw); got != tc.want {
+				t.Errorf("outcomeOf(%v) as it comes from gRPC = %v, want %v", tc.err, got, tc.want)
+			}
+		}
+	}
+}
+
+func TestIsAnswer(t *testing.T) {
+	for _, tc := range []struct {
+		err  error
+		want bool
+	}{
+		{rpctypes.ErrPermissionDenied, true},
+		{rpctypes.ErrNoSpace, true},
+		{rpctypes.ErrLeaseTTLTooLarge, true},
+		{rpctypes.ErrGRPCPermissionDenied, true},
+		{rpctypes.ErrNoLeader, false},
+		{rpctypes.ErrTimeout, false},
+		{context.Canceled, false},
+		{context.DeadlineExceeded, false},
+		{status.Error(codes.Unavailable, "connection refused"), false},
+		{errors.New("anything else"), false},
+	} {
+		if got := isAnswer(tc.err); got != tc.want {
+			t.Errorf("isAnswer(%v) = %v", tc.err, got)
+		}
+	}
+}
+
+func TestIsRefusedWatch(t *testing.T) {
+	for _, tc := range []struct {
+		err  error
+		want bool
+	}{
+		{errors.New("rpc error: code = PermissionDenied desc = etcdserver: permission denied"), true},
+		{rpctypes.ErrPermissionDenied, true},
+		{rpctypes.ErrInvalidAuthToken, true},
+		{rpctypes.ErrAuthFailed, true},
+		{rpctypes.ErrNoLeader, false},
+		{rpctypes.ErrCompacted, false},
+		{context.Canceled, false},
+		{errors.New("leasing: watch ended"), false},
+	} {
+		if got := isRefusedWatch(tc.err); got != tc.want {
+			t.Errorf("isRefusedWatch(%v) = %v", tc.err, got)
+		}
+	}
+}
+
+func TestBackoffBounds(t *testing.T) {
+	for range 50 {
+		b := backoff{first: 100 * time.Millisecond, last: 2 * time.Second}
+		for round := range 2 {
+			for _, most := range []time.Duration{100, 200, 400, 800, 1600, 2000, 2000, 2000} {
+				most *= time.Millisecond
+				if got := b.pause(); got < most/2 || got > most {
+					t.Fatalf("round %d: pause %v, want %v to %v", round, got, most/2, most)
+				}
+			}
+			b.reset()
+		}
+	}
+}
+
+func TestBackoffJitters(t *testing.T) {
+	seen := make(map[time.Duration]bool)
+	for range 20 {
+		b := backoff{first: time.Second, last: time.Second}
+		seen[b.pause()] = true
+	}
+	if len(seen) == 1 {
+		t.Error("twenty loops would try again at the same instant")
+	}
+}
+
+// ---- Claim ranges
+
+func FuzzClaimRange(f *testing.F) {
+	f.Add("leasing/", "a", "b", "aa")
+	f.Add("leasing/", "a", openEnd, "leasing/a")
+	f.Add("\xff\xff", "\x00", openEnd, "\xff\xffz")
+	f.Add("b", "a", "c", "bz")
+	f.Add("b", "b", "bb", "ba")
+	f.Add("\x00", "\x00", "\x00\x00", "\x00")
+	f.Fuzz(func(t *testing.T, prefix, begin, end, key string) {
+		if prefix == "" || begin == "" || end == "" {
+			return // refused by Config; refused by etcd; no range
+		}
+		checkClaimRange(t, newLayout(prefix), keyRange{begin, end}, key)
+	})
+}
+
+func TestClaimRanges(t *testing.T) {
+	keys := words(3, "\x00a\x7f")
+	for _, prefix := range []string{"a", "\x00", "\x7f", "a\x7f", "\xff"} {
+		for _, begin := range words(2, "\x00a\x7f")[1:] {
+			for _, end := range words(2, "\x00a\x7f")[1:] {
+				for _, key := range keys {
+					checkClaimRange(t, newLayout(prefix), keyRange{begin, end}, key)
+				}
+			}
+		}
+	}
+}
+
+// checkClaimRange checks what layout makes of r at the etcd key named key, and
+// at the claim of key.
+func checkClaimRange(t *testing.T, l layout, r keyRange, key string) {
+	t.Helper()
+	claims := l.claimRange(r)
+	if claims.contains(l.claimKey(key)) != r.contains(key) {
+		t.Fatalf("prefix %q: claims %q of %q, of which %q is a key: %v", l.prefix, claims, r, key, r.contains(key))
+	}
+	claimed, under := bytes.CutPrefix([]byte(key), []byte(l.prefix))
+	if claims.contains(key) != (under && r.contains(string(claimed))) {
+		t.Fatalf("prefix %q: claims %q of %q at the etcd key %q", l.prefix, claims, r, key)
+	}
+	if l.reserved(key) != under {
+		t.Fatalf("prefix %q: reserved(%q) = %v", l.prefix, key, !under)
+	}
+	parts, holding := l.spare(r), 0
+	for i, p := range parts {
+		if p.contains(key) {
+			holding++
+		}
+		if i > 0 && p.begin < parts[i-1].end {
+			t.Fatalf("prefix %q: spare(%q) = %q, out of order", l.prefix, r, parts)
+		}
+	}
+	if want := r.contains(key) && !under; holding > 1 || (holding == 1) != want {
+		t.Fatalf("prefix %q: spare(%q) = %q holds %q %d times", l.prefix, r, parts, key, holding)
+	}
+}
