@@ -5,6 +5,7 @@ GO ?= go
 FUZZTIME ?= 30s
 UPSTREAM ?= -count=5
 
+GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
 MODULES = . integration integration/upstream
 STATICCHECK = $(CURDIR)/bin/staticcheck
 
@@ -19,7 +20,7 @@ test: lint unit integration upstream
 
 # Formatting, vet, staticcheck, and a go.mod and go.sum that are tidy.
 lint: $(STATICCHECK)
-	@bad=$$(gofmt -l .); test -z "$$bad" || { echo "not formatted with gofmt:" $$bad; exit 1; }
+	@bad=$$($(GOFMT) -l .); test -z "$$bad" || { echo "not formatted with gofmt:" $$bad; exit 1; }
 	@for m in $(MODULES); do \
 		echo "lint $$m"; \
 		( cd $$m && $(GO) mod tidy -diff && $(GO) vet ./... && $(STATICCHECK) ./... ) || exit 1; \

@@ -51,6 +51,7 @@ type sim struct {
 	t     *testing.T
 	srv   *memetcd.Server
 	ttl   time.Duration
+	share int         // of writes, in a hundred operations
 	calm  atomic.Bool // no more faults
 	clock atomic.Int64
 	value atomic.Int64
@@ -89,7 +90,7 @@ var simKeys = []string{"a", "b", "c", "pair/1", "pair/2"}
 func simulate(t *testing.T, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	s := &sim{
-		t: t, ttl: time.Duration(2+rng.IntN(4)) * time.Second,
+		t: t, ttl: time.Duration(2+rng.IntN(4)) * time.Second, share: []int{2, 10, 40}[rng.IntN(3)],
 		events: make(map[string][]*clientv3.Event),
 		writes: make(map[string][]history.Write),
 		reads:  make(map[string][]history.Read),
@@ -243,9 +244,9 @@ func (s *sim) work(ctx context.Context, rng *rand.Rand, n *node) {
 // op does one operation, records it, and returns its header's revision.
 func (s *sim) op(ctx context.Context, rng *rand.Rand, n *node, kv clientv3.KV) (int64, error) {
 	key := simKeys[rng.IntN(3)]
-	kind := rng.IntN(100)
-	if n.name == "plain" {
-		kind = rng.IntN(60) // it reads: every writer has to take part in the protocol
+	kind := rng.IntN(60)
+	if n.name != "plain" && rng.IntN(100) < s.share { // every writer has to take part in the protocol
+		kind = 60 + rng.IntN(40)
 	}
 	val := fmt.Sprint(s.value.Add(1))
 	call := s.now()
@@ -273,7 +274,7 @@ func (s *sim) op(ctx context.Context, rng *rand.Rand, n *node, kv clientv3.KV) (
 			s.t.Errorf("%s read half of a transaction: %q", n.name, got)
 		}
 		return resp.Header.Revision, nil
-	case kind < 74:
+	case kind < 75:
 		resp, err := kv.Put(ctx, key, val)
 		if err != nil {
 			return 0, s.wrote(n, call, val, 0, err, key)
@@ -286,7 +287,7 @@ func (s *sim) op(ctx context.Context, rng *rand.Rand, n *node, kv clientv3.KV) (
 		}
 		s.deleted(n, call, resp.Header.Revision, resp.Deleted > 0, key)
 		return resp.Header.Revision, nil
-	case kind < 84:
+	case kind < 83:
 		resp, err := kv.Delete(ctx, "b", clientv3.WithRange("d"), clientv3.WithPrevKV())
 		if err != nil {
 			return 0, err
