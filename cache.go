@@ -722,9 +722,3 @@ func (c *cache) dropLease(l *lease) {
 		}
 	})
 }
-
-// owns reports whether key is owned.
-func (c *cache) owns(key string) bool {
-	e := c.entries.get(key)
-	return e != nil && e.snap.Load() != nil
-}
