@@ -121,7 +121,7 @@ func (s *story) own(ctx context.Context) error {
 func (s *story) takeOver(ctx context.Context) error {
 	before, err := s.claimOf(ctx)
 	if err != nil || before == nil {
-		return errors.Join(err, errors.New("A does not own the key"))
+		return errors.Join(err, errors.New("the key is not owned by A"))
 	}
 	s.a.sent.Reset()
 	s.b.sent.Reset()
@@ -135,7 +135,7 @@ func (s *story) takeOver(ctx context.Context) error {
 		return err
 	}
 	if claim != nil && claim.CreateRevision == before.CreateRevision {
-		return fmt.Errorf("A's grant %d has outlived B's put", before.CreateRevision)
+		return fmt.Errorf("grant %d of A has outlived B's put", before.CreateRevision)
 	}
 	say("A's grant", "yielded")
 	took, err = s.a.reads(ctx, "hello from B")
@@ -173,11 +173,11 @@ func (s *story) outage(ctx context.Context) error {
 	say("A reads from memory", "%d times, for %s", n, short(last.Sub(away)))
 	say("A's last read from memory", "%s after its last renewal; the TTL is %s", short(last.Sub(renewed)), short(ttl))
 	if d := last.Sub(renewed); d < ttl/2 || d >= ttl {
-		return fmt.Errorf("A has read from memory until %v after its last renewal", d)
+		return fmt.Errorf("reads of A from memory went on until %v after its last renewal", d)
 	}
 	for begin := time.Now(); time.Since(begin) < time.Second && ctx.Err() == nil; {
 		if _, err := s.a.tries(ctx, ""); err == nil {
-			return errors.New("A has read from memory after the deadline")
+			return errors.New("a read of A was served from memory after the deadline")
 		}
 	}
 	say("every later read", "%v", after)
@@ -263,7 +263,7 @@ func (s *story) becomesOwner(ctx context.Context, value string) (time.Duration, 
 			return time.Since(begin), nil
 		}
 		if time.Since(begin) > 10*time.Second {
-			return 0, errors.New("A does not come to own the key")
+			return 0, errors.New("the key does not come to be owned by A")
 		}
 	}
 }
