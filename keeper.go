@@ -3,6 +3,7 @@ package leasing
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -89,7 +90,7 @@ func (k *keeper) round(now time.Time) (next time.Time) {
 	if retired {
 		if !now.Before(k.revoke) {
 			call(func(ctx context.Context) {
-				if k.revokeRetired(ctx) {
+				if k.revokeRetired(ctx, callTimeout) {
 					k.revokes.reset()
 				} else {
 					k.revoke = time.Now().Add(k.revokes.pause())
@@ -193,7 +194,7 @@ func (k *keeper) talked(sent time.Time) {
 		k.talkedAt = time.Time{}
 		k.log.Warn("leasing: the watch on the claim prefix is silent while leases are renewed, all keys are given back",
 			zap.String("prefix", k.layout.prefix), zap.Time("last-heard", heard))
-		k.reset()
+		k.startOver()
 	}
 }
 
@@ -222,24 +223,36 @@ func (s *session) finish(why string) {
 	}
 }
 
-// revokeRetired revokes the leases that are over, one after the other, and
-// reports whether none is left. A lease that cannot be revoked expires.
-func (s *session) revokeRetired(ctx context.Context) bool {
-	for {
-		s.mu.Lock()
-		if len(s.retired) == 0 {
-			s.mu.Unlock()
-			return true
-		}
-		id := s.retired[0]
-		s.mu.Unlock()
-		if _, err := s.lessor.Revoke(ctx, id); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+// revokeRetired revokes the leases that are over, one after the other, each
+// within the timeout, and reports whether none is left. One that etcd refuses
+// to revoke is left for the next time; if there is no answer, so are the
+// others. A lease that cannot be revoked expires.
+func (s *session) revokeRetired(ctx context.Context, timeout time.Duration) bool {
+	s.mu.Lock()
+	todo := slices.Clone(s.retired)
+	s.mu.Unlock()
+	all := true
+	for _, id := range todo {
+		err := s.revokeLease(ctx, id, timeout)
+		if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
 			s.log.Debug("leasing: cannot revoke a lease", zap.Int64("lease", int64(id)), zap.Error(err))
-			return false
+			if !isAnswer(err) {
+				return false
+			}
+			all = false
+			continue
 		}
 		s.mu.Lock()
-		s.retired = s.retired[1:]
+		s.retired = slices.DeleteFunc(s.retired, func(r clientv3.LeaseID) bool { return r == id })
 		delete(s.ids, id)
 		s.mu.Unlock()
 	}
+	return all
+}
+
+func (s *session) revokeLease(ctx context.Context, id clientv3.LeaseID, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	_, err := s.lessor.Revoke(ctx, id)
+	return err
 }

@@ -279,16 +279,13 @@ func (kv *KV) get(ctx context.Context, op clientv3.Op) (*clientv3.GetResponse, e
 		return kv.forward(ctx, op) // not worth a claim, which needs a quorum
 	}
 	if cl, share := kv.session.claim(key, time.Now()); cl != nil {
-		select {
-		case <-cl.done:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-kv.closing:
-			return nil, ErrClosed
+		answered, err := kv.await(ctx, cl)
+		if err != nil {
+			return nil, err
 		}
 		// Invariant: I8. The reply is shared only by readers who were there
 		// before the claim was sent.
-		if share && cl.facts != nil {
+		if answered && share && cl.facts != nil {
 			r := o.reply(key, cl.facts)
 			setHeader(&r.hdr, cl.hdr, cl.hdr.Revision)
 			return (*clientv3.GetResponse)(&r.resp), nil
@@ -298,6 +295,24 @@ func (kv *KV) get(ctx context.Context, op clientv3.Op) (*clientv3.GetResponse, e
 		}
 	}
 	return kv.forward(ctx, op)
+}
+
+// await waits for a claim until it is settled, and reports false if that takes
+// too long: etcd may well answer a plain read.
+func (kv *KV) await(ctx context.Context, cl *claim) (answered bool, err error) {
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	select {
+	case <-cl.done:
+		return true, nil
+	case <-t.C:
+		kv.session.refuseQueued()
+		return false, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	case <-kv.closing:
+		return false, ErrClosed
+	}
 }
 
 // serve answers a point read from memory, or returns nil.

@@ -20,7 +20,7 @@ func (kv *KV) evaluate(cmps []clientv3.Cmp, then, els []clientv3.Op) *clientv3.T
 	}
 	v := &localView{cache: kv.cache, rev: kv.cache.seen.Load()}
 	r := v.txn(cmps, then, els)
-	if r == nil || !wellFormed(kv.maxOps, cmps, then, els) {
+	if r == nil || len(v.keys) == 0 || !wellFormed(kv.maxOps, cmps, then, els) {
 		return nil
 	}
 	for i, key := range v.keys {

@@ -51,14 +51,17 @@ type session struct {
 	// mu guards the rest. No call is made under it but to the leases and the
 	// cache.
 	mu       sync.Mutex
-	ears     bool // the watch runs (I14)
-	deafened bool // the watch was refused, and that has been logged
-	ended    bool // nothing is claimed any more
+	ears     bool               // the watch runs (I14)
+	relisten context.CancelFunc // ends the watch that runs, so that another is made
+	deafened bool               // the watch was refused, and that has been logged
+	barred   bool               // a claim was refused for lack of rights, and that has been logged
+	ended    bool               // nothing is claimed any more
 	leases   []*lease
 	ids      map[clientv3.LeaseID]struct{} // every lease of ours that may hold claims
 	retired  []clientv3.LeaseID            // leases to be revoked
 	hold     time.Time                     // nothing is claimed before
 	pace     backoff                       // of hold
+	sending  time.Time                     // when the claims under way were sent; zero if none are
 }
 
 const (
@@ -71,7 +74,11 @@ const (
 
 	// callTimeout bounds a request of the session's own.
 	callTimeout = 5 * time.Second
-	// closeTimeout bounds close.
+	// patience is how long anybody waits for the reply to a claim before what
+	// can be done without it is done without it.
+	patience = time.Second
+	// closeTimeout is how long close waits for each lease to be revoked. Without
+	// an answer it tries no other.
 	closeTimeout = 2500 * time.Millisecond
 	// deafness is how long the watch may say nothing while renewals succeed.
 	deafness = 10 * time.Second
@@ -120,9 +127,8 @@ func (s *session) close() {
 	s.stop()
 	s.wg.Wait()
 	s.reset()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), closeTimeout)
-	defer cancel()
-	s.revokeRetired(ctx)
+	s.refuseQueued()
+	s.revokeRetired(context.WithoutCancel(s.ctx), closeTimeout)
 }
 
 // observed passes a stream of replies on. The header is in the last of them.
@@ -222,13 +228,24 @@ func (s *session) claim(key string, now time.Time) (cl *claim, share bool) {
 	return cl, share
 }
 
-// mayClaim reports whether anything is claimed at now.
+// mayClaim reports whether anything is claimed at now. It is not while etcd
+// owes the reply to earlier claims: readers should not queue up behind them.
 //
 // Invariant: I14. No claims without ears.
 func (s *session) mayClaim(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.ears && !s.ended && len(s.leases) > 0 && !now.Before(s.hold)
+	stuck := !s.sending.IsZero() && now.Sub(s.sending) >= patience
+	return s.ears && !s.ended && len(s.leases) > 0 && !now.Before(s.hold) && !stuck
+}
+
+// refuseQueued gives up the claims that have not been sent, and so wakes those
+// who wait for them: they read from etcd. It is for whoever finds that the
+// queue does not move, since claimLoop may be waiting for a reply.
+func (s *session) refuseQueued() {
+	for batch := s.claims.take(s.maxBatch); len(batch) > 0; batch = s.claims.take(s.maxBatch) {
+		s.settleClaims(batch, nil, claimReply{outcome: refused})
+	}
 }
 
 // room returns a live lease that has room for claims, and for how many; none
@@ -274,40 +291,57 @@ func (s *session) claimLoop() {
 	}
 }
 
+// sendClaims sends claims under l and settles them. If etcd refuses them, one of
+// them is at fault, and none of the others shall suffer for it: they are sent
+// again one by one. Once an outcome is unknown, nothing more is sent.
+//
+// Invariant: I3. Only what was refused is sent again.
 func (s *session) sendClaims(batch []*claim, l *lease) {
 	s.cache.send(batch, l)
-	resp, err := s.batch(len(batch), func(i int) clientv3.Op { return s.layout.claimOp(batch[i].key, l.id) })
-	if err == nil {
-		s.holdClaims(nil)
-		s.settleClaims(batch, resp, claimReply{})
-		return
-	}
-	switch out := outcomeOf(err); {
-	case errors.Is(err, rpctypes.ErrLeaseNotFound):
-		s.drop(l, "etcd no longer has it")
-		s.settleClaims(batch, nil, claimReply{outcome: refused})
-	case out == refused && len(batch) > 1:
-		// One of them is at fault. None of the others shall suffer for it.
-		for i := range batch {
-			s.sendClaim(batch[i], l)
+	s.setSending(time.Now())
+	defer s.setSending(time.Time{})
+	for n := len(batch); len(batch) > 0; n = 1 {
+		part := batch[:n]
+		resp, err := s.batch(n, func(i int) clientv3.Op { return s.layout.claimOp(part[i].key, l.id) })
+		switch {
+		case err == nil:
+			s.holdClaims(nil)
+			s.settleClaims(part, resp, claimReply{})
+			batch = batch[n:]
+		case errors.Is(err, rpctypes.ErrLeaseNotFound):
+			s.drop(l, "etcd no longer has it")
+			s.settleClaims(batch, nil, claimReply{outcome: refused})
+			return
+		case outcomeOf(err) == unknown:
+			s.holdClaims(err)
+			s.settleClaims(part, nil, claimReply{outcome: unknown})
+			s.settleClaims(batch[n:], nil, claimReply{outcome: refused})
+			return
+		case n == 1:
+			s.denied(part[0].key, err)
+			s.settleClaims(part, nil, claimReply{outcome: refused, denied: true})
+			batch = batch[n:]
 		}
-	case out == refused:
-		s.log.Debug("leasing: claim refused", zap.String("key", batch[0].key), zap.Error(err))
-		s.settleClaims(batch, nil, claimReply{outcome: refused, denied: true})
-	default:
-		s.holdClaims(err)
-		s.settleClaims(batch, nil, claimReply{outcome: unknown})
 	}
 }
 
-// sendClaim sends a claim that was counted on l already.
-func (s *session) sendClaim(cl *claim, l *lease) {
-	resp, err := s.batch(1, func(int) clientv3.Op { return s.layout.claimOp(cl.key, l.id) })
-	if err != nil {
-		s.settleClaims([]*claim{cl}, nil, claimReply{outcome: outcomeOf(err), denied: true})
-		return
+func (s *session) setSending(t time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sending = t
+}
+
+// denied logs that etcd refused a claim: the first time for lack of rights at
+// a level that is seen.
+func (s *session) denied(key string, err error) {
+	log := s.log.Debug
+	s.mu.Lock()
+	if !s.barred && errors.Is(err, rpctypes.ErrPermissionDenied) {
+		s.barred, log = true, s.log.Warn
 	}
-	s.settleClaims([]*claim{cl}, resp, claimReply{})
+	s.mu.Unlock()
+	log("leasing: etcd refuses a claim, reads of such keys go to etcd",
+		zap.String("key", key), zap.String("prefix", s.layout.prefix), zap.Error(err))
 }
 
 // settleClaims settles each claim with its reply, or with r if there is none.

@@ -170,7 +170,7 @@ func (kv *KV) begin(ctx context.Context, p *plan) (*write, error) {
 		if busy == nil {
 			return w, nil
 		}
-		if err := kv.wait(ctx, busy.done, nil); err != nil {
+		if _, err := kv.await(ctx, busy); err != nil {
 			return nil, err
 		}
 	}
@@ -231,19 +231,15 @@ func (kv *KV) clear(ctx context.Context, way blockers, known *waiter, tries int,
 	return kv.wait(ctx, w.gone, pace)
 }
 
-// wait waits for done, for the pause of pace if there is one, or for the end
-// of ctx or of the KV.
+// wait waits for done, or for the pause of pace, or for the end of ctx or of
+// the KV.
 func (kv *KV) wait(ctx context.Context, done <-chan struct{}, pace *backoff) error {
-	var pause <-chan time.Time
-	if pace != nil {
-		t := time.NewTimer(pace.pause())
-		defer t.Stop()
-		pause = t.C
-	}
+	t := time.NewTimer(pace.pause())
+	defer t.Stop()
 	select {
 	case <-done:
 		return nil
-	case <-pause:
+	case <-t.C:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -49,6 +49,9 @@ func (s *session) listen(next *int64) error {
 	}
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(s.ctx))
 	defer cancel()
+	s.mu.Lock()
+	s.relisten = cancel
+	s.mu.Unlock()
 	events := s.watcher.Watch(ctx, s.layout.prefix, clientv3.WithRange(s.layout.end),
 		clientv3.WithRev(*next), clientv3.WithCreatedNotify())
 	for resp := range events {
@@ -96,12 +99,16 @@ func (s *session) apply(ev *clientv3.Event) {
 	}
 }
 
-// list returns the claims in a range of the claim prefix and the revision at
-// which they were as listed.
+// listPage is how many claims are listed in one request.
+const listPage = 5000
+
+// list returns the claims in a range of the claim prefix, and a revision: every
+// claim in the range that is not newer than it is listed, unless it is gone.
+// What is listed may be newer: each page is as of its own time, so that a
+// compaction between two of them does not matter.
 func (s *session) list(ctx context.Context, r keyRange) (listing []claimRecord, rev int64, err error) {
-	const page = 5000
 	for begin := r.begin; ; {
-		resp, err := s.kv.Get(ctx, begin, clientv3.WithRange(r.end), clientv3.WithRev(rev), clientv3.WithLimit(page))
+		resp, err := s.kv.Get(ctx, begin, clientv3.WithRange(r.end), clientv3.WithLimit(listPage))
 		if err != nil {
 			return nil, 0, err
 		}
@@ -126,6 +133,18 @@ func (s *session) hear() {
 	s.nudge()
 }
 
+// startOver gives everything back and begins anew with another watch.
+//
+// Invariant: I14. Nothing is claimed until that one runs.
+func (s *session) startOver() {
+	s.mu.Lock()
+	s.ears = false
+	relisten := s.relisten
+	s.mu.Unlock()
+	relisten()
+	s.reset()
+}
+
 // deafen is told that the watch does not run. If etcd refuses it, everything
 // is yielded; else that is left to keepLoop, should it last.
 //
@@ -139,6 +158,7 @@ func (s *session) deafen(err error) {
 		s.deafened = true
 	}
 	s.mu.Unlock()
+	s.refuseQueued()
 	if !refusal {
 		s.log.Debug("leasing: watch interrupted", zap.Error(err))
 		return
