@@ -590,13 +590,15 @@ func (c *cache) found(y yield, grant int64) []yield {
 }
 
 // revoked takes in that the claim r was asked back. If it is ours, the claim
-// has to be deleted, remembered or not.
+// has to be deleted, remembered or not. One that bears our grant is ours even
+// if somebody's hand has taken it off its lease.
 //
 // Invariant: I9.
 func (c *cache) revoked(r claimRecord, ours bool, now time.Time) (out []yield) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.entryLocked(r.key)
+	ours = ours || e.state == owned && e.grant == r.grant
 	switch {
 	case !ours:
 		// A writer waits for it; readers here let it through. A claim of ours
@@ -682,9 +684,7 @@ func (c *cache) deleted(key string, rev int64) (lost *lease) {
 func (c *cache) reconcile(listing []claimRecord, rev int64, ours func(claimRecord) bool, now time.Time) (out []yield) {
 	listed := make(map[string]int64, len(listing))
 	for _, r := range listing {
-		if ours(r) {
-			listed[r.key] = r.grant
-		}
+		listed[r.key] = r.grant
 	}
 	c.mu.Lock()
 	c.entries.each(func(e *entry) {

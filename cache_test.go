@@ -437,6 +437,15 @@ func TestI9RevokeOfSomebodyElsesClaimIsLeftToThem(t *testing.T) {
 	`)
 }
 
+func TestI9ClaimTakenOffItsLeaseIsStillOurs(t *testing.T) {
+	run(t, owning("k", 5)+`
+		reconcile @9 k@5,theirs
+		read k                  => v@3 5
+		revoked k@5 theirs      => yield k@5
+		read k                  => ?
+	`)
+}
+
 func TestI9DeletedClaimIsDroppedAtOnce(t *testing.T) {
 	run(t, owning("k", 5)+`
 		deleted k @5                         # the one before ours

@@ -410,3 +410,28 @@ func TestCloseWithEtcdAwayIsBounded(t *testing.T) {
 		}
 	})
 }
+
+// Invariant I9: a claim into which somebody writes by hand is given back at
+// once, even if that took it off its lease.
+func TestI9ScribbledClaimIsGivenBack(t *testing.T) {
+	for name, opt := range map[string][]clientv3.OpOption{"on its lease": {clientv3.WithIgnoreLease()}, "off its lease": nil} {
+		for _, value := range []string{"", "x", revokeValue} {
+			t.Run(fmt.Sprintf("%s, %q", name, value), func(t *testing.T) {
+				onRig(t, func(t *testing.T, r *rig) {
+					r.get("k")
+					r.wantOwned("k")
+					if _, err := r.srv.NewClient("operator").Put(t.Context(), "claims/k", value, opt...); err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait()
+					if r.kv.cache.lookup("k") != nil {
+						t.Error("it is still owned")
+					}
+					if keys := r.claims(); len(keys) > 0 {
+						t.Errorf("still claimed: %q", keys)
+					}
+				})
+			})
+		}
+	}
+}

@@ -92,9 +92,9 @@ func (s *session) apply(ev *clientv3.Event) {
 	}
 	r := s.layout.record(ev.Kv)
 	switch ours := s.ours(r); {
-	case r.revoked:
+	case r.revoked || ev.IsModify(): // nothing but a REVOKE is ever written into a claim, unless by hand
 		s.yield(s.cache.revoked(r, ours, now))
-	case ours && ev.IsCreate():
+	case ours:
 		s.yield(s.cache.created(r))
 	}
 }
