@@ -126,18 +126,3 @@ func TestSmokeNewKV(t *testing.T) {
 		t.Errorf("a read after the end: %v", err)
 	}
 }
-
-// open returns a KV on cl that is closed with the test, before cl is.
-func open(t *testing.T, cl *clientv3.Client) *leasing.KV {
-	t.Helper()
-	kv, err := leasing.New(t.Context(), cl, leasing.Config{Prefix: "leasing/", TTL: 5 * time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := kv.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return kv
-}
