@@ -284,3 +284,22 @@ func TestCloseIsBoundedWithTheServerAway(t *testing.T) {
 		})
 	}
 }
+// A claim that an operator has put over hangs on no lease any more, so that
+// nothing but its owner will ever take it away. It is given back when it is
+// asked for.
+func TestI9ClaimThatWasOverwritten(t *testing.T) {
+	for _, value := range []string{"", "something", "REVOKE"} {
+		t.Run(fmt.Sprintf("%q", value), func(t *testing.T) {
+			onCluster(t, memetcd.Options{}, func(t *testing.T, c *cluster) {
+				a, b := c.pair(ttl)
+				a.own("k")
+				c.root.Put(t.Context(), "claims/k", value)
+				ctx := within(t, time.Minute)
+				if _, err := b.Put(ctx, "k", "new"); err != nil {
+					t.Fatalf("nobody can write the key any more: %v", err)
+				}
+				want(t, "read", a.get("k"), "new")
+			})
+		})
+	}
+}
