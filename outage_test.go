@@ -2,6 +2,7 @@ package leasing_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -284,6 +285,7 @@ func TestCloseIsBoundedWithTheServerAway(t *testing.T) {
 		})
 	}
 }
+
 // A claim that an operator has put over hangs on no lease any more, so that
 // nothing but its owner will ever take it away. It is given back when it is
 // asked for.

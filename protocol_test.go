@@ -141,9 +141,10 @@ func TestI9ClaimWithoutAReply(t *testing.T) {
 				c.root.Put(t.Context(), "k", "old")
 				f := a.meet(harm, writesOf("claims/k"))
 				d := took(func() { want(t, "the first read", a.get("k"), "old") })
-				if d > 6*time.Second {
+				if d > 1100*time.Millisecond {
 					t.Errorf("a lost claim held the read up for %v", d)
 				}
+				time.Sleep(5 * time.Second) // its request is given up
 				close(f.release)
 				time.Sleep(time.Second)
 				// The claim has been yielded, or nobody would have to be asked now.
