@@ -408,3 +408,20 @@ func TestNoSpace(t *testing.T) {
 		})
 	}
 }
+
+// Item 12. With the alarm on, a key that somebody else owns can be deleted.
+func TestNoSpaceDeletesForeignKey(t *testing.T) {
+	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
+	plain := etcd.Client(0)
+	var sent etcdtest.Counter
+	a := fltOpen(t, etcd.Client(0), 2*time.Second)
+	b := fltOpen(t, etcd.Client(0, sent.Option()), 2*time.Second)
+	fltPut(t, b, "foreign", "old")
+	fltOwn(t, b, &sent, "foreign")
+	etcd.SetNoSpace(true)
+	resp, err := a.Delete(fltContext(t), "foreign")
+	if err != nil || resp.Deleted != 1 {
+		t.Fatalf("delete: %v, %v", resp, err)
+	}
+	fltAgree(t, "foreign", "", plain, a, b)
+}

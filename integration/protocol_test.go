@@ -13,6 +13,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/etcd-leasing/leasing/integration/etcdtest"
 )
@@ -461,4 +463,30 @@ func TestWriterNotStarved(t *testing.T) {
 		t.Errorf("%d puts took %d transactions", 2*puts, n)
 	}
 	t.Logf("%d reads beside %d puts, of which none took more than %d transactions, %v", reads.Load(), 2*puts, worst, &sent)
+}
+
+// Item 14. An etcd that answers "unavailable" at once, as a proxy in front of
+// members that are away does, is not asked without a pause either.
+func TestPausesWhileUnavailable(t *testing.T) {
+	t.Parallel()
+	var down atomic.Bool
+	away := status.Error(codes.Unavailable, "away")
+	fltPauses(t,
+		func(_ *etcdtest.Cluster, r *etcdtest.Relay) { down.Store(true); r.Reset() },
+		func(*etcdtest.Cluster, *etcdtest.Relay) { down.Store(false) },
+		etcdtest.Intercept(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			if down.Load() {
+				return away
+			}
+			return invoke(ctx, method, req, reply, cc, opts...)
+		}),
+		func(cfg *clientv3.Config) {
+			cfg.DialOptions = append(cfg.DialOptions, grpc.WithChainStreamInterceptor(
+				func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+					if down.Load() {
+						return nil, away
+					}
+					return open(ctx, desc, cc, method, opts...)
+				}))
+		})
 }
