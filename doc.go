@@ -45,7 +45,8 @@
 // known to be somebody else's costs one plain read. A put of a key that nobody
 // else owns is one transaction. A put of a key that somebody else owns takes
 // three: one that is refused and revokes, the owner's yield, and the write.
-// A deletion takes one more, so that it works while etcd is out of space.
+// A deletion of such a key takes one more: its first transaction holds no put,
+// so that etcd takes deletions while it is out of space.
 // Deletions of ranges list the claims of the range first.
 //
 // A key that was asked for rests before it is claimed again, longer each time

@@ -160,8 +160,7 @@ func (k *keeper) grantLease(ctx context.Context) {
 
 // renew renews l. A renewal that fails is tried again until its deadline.
 func (k *keeper) renew(ctx context.Context, l *lease) {
-	sent := time.Now()
-	resp, err := k.lessor.KeepAliveOnce(ctx, l.id)
+	sent, resp, err := k.keepAlive(ctx, l.id)
 	now := time.Now()
 	switch {
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):
@@ -174,6 +173,21 @@ func (k *keeper) renew(ctx context.Context, l *lease) {
 	default:
 		k.talked(sent)
 	}
+}
+
+// keepAlive renews a lease, and returns when it sent that. It looks for the
+// lease first: etcd's client repeats KeepAliveOnce without a pause, thousands
+// of times a second, as long as something in the way answers Unavailable at
+// once, but paces the other request.
+//
+// Invariant: I2. The time is taken just before the renewal itself.
+func (k *keeper) keepAlive(ctx context.Context, id clientv3.LeaseID) (sent time.Time, _ *clientv3.LeaseKeepAliveResponse, err error) {
+	if _, err := k.lessor.TimeToLive(ctx, id); err != nil && !isAnswer(err) {
+		return sent, nil, err
+	}
+	sent = time.Now()
+	resp, err := k.lessor.KeepAliveOnce(ctx, id)
+	return sent, resp, err
 }
 
 // talked is told that a renewal sent at the given time succeeded. If they go
@@ -201,7 +215,7 @@ func (k *keeper) talked(sent time.Time) {
 // renewHanded keeps the lease alive that the caller handed in, as a session
 // of etcd's concurrency package does. Nothing hangs on it but our life.
 func (k *keeper) renewHanded(ctx context.Context) {
-	resp, err := k.lessor.KeepAliveOnce(ctx, k.handed)
+	_, resp, err := k.keepAlive(ctx, k.handed)
 	switch {
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):
 		k.finish("the lease that was handed in is gone")

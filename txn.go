@@ -2,10 +2,13 @@ package leasing
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -225,7 +228,11 @@ func (kv *KV) clear(ctx context.Context, way blockers, known *waiter, tries int,
 			ask = append(ask, r)
 		}
 	}
-	if err := kv.session.revoke(ctx, ask, w); err != nil {
+	switch err := kv.session.revoke(ctx, ask, w); {
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return fmt.Errorf("leasing: %q is owned by another client, and to ask for it takes a put: "+
+			"delete it there, or clear the alarm: %w", ask[0].key, err)
+	case err != nil:
 		return err
 	}
 	return kv.wait(ctx, w.gone, pace)

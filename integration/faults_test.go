@@ -409,7 +409,8 @@ func TestNoSpace(t *testing.T) {
 	}
 }
 
-// Item 12. With the alarm on, a key that somebody else owns can be deleted.
+// Item 12. With the alarm on, a key that somebody else owns cannot be deleted,
+// as nobody can be asked for it. The error says so, and nothing has changed.
 func TestNoSpaceDeletesForeignKey(t *testing.T) {
 	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
 	plain := etcd.Client(0)
@@ -419,9 +420,18 @@ func TestNoSpaceDeletesForeignKey(t *testing.T) {
 	fltPut(t, b, "foreign", "old")
 	fltOwn(t, b, &sent, "foreign")
 	etcd.SetNoSpace(true)
-	resp, err := a.Delete(fltContext(t), "foreign")
-	if err != nil || resp.Deleted != 1 {
-		t.Fatalf("delete: %v, %v", resp, err)
+	_, err := a.Delete(fltContext(t), "foreign")
+	if !errors.Is(err, rpctypes.ErrNoSpace) || !strings.Contains(err.Error(), `"foreign" is owned by another client`) {
+		t.Errorf("delete: %v", err)
+	}
+	fltAgree(t, "foreign", "old", plain, a, b)
+	if _, err := b.Delete(fltContext(t), "foreign"); err != nil {
+		t.Errorf("delete by the owner: %v", err)
 	}
 	fltAgree(t, "foreign", "", plain, a, b)
+	etcd.SetNoSpace(false)
+	fltOwn(t, b, &sent, "foreign")
+	if _, err := a.Delete(fltContext(t), "foreign"); err != nil {
+		t.Errorf("delete with space: %v", err)
+	}
 }
