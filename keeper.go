@@ -61,10 +61,16 @@ func (k *keeper) round(now time.Time) (next time.Time) {
 		call(k.renewHanded)
 	}
 	k.mu.Lock()
-	leases := append([]*lease(nil), k.leases...)
+	leases := slices.Clone(k.leases)
 	wanted := k.ears && !k.ended
 	retired := len(k.retired) > 0
 	k.mu.Unlock()
+	if wanted && len(leases) == 0 && k.silent(now) {
+		// Invariant: I14. Nothing is lost by watching anew, and nothing is to be
+		// claimed before that watch runs.
+		k.startOver()
+		wanted = false
+	}
 	room := 0
 	for _, l := range leases {
 		free := k.cache.room(l, k.perLease)
@@ -198,16 +204,15 @@ func (k *keeper) keepAlive(ctx context.Context, id clientv3.LeaseID) (sent time.
 func (k *keeper) talked(sent time.Time) {
 	k.talkMu.Lock()
 	defer k.talkMu.Unlock()
-	heard := time.Unix(0, k.heard.Load())
 	switch {
-	case !sent.After(heard.Add(deafness)):
+	case !k.silent(sent):
 		k.talkedAt = time.Time{}
 	case k.talkedAt.IsZero():
 		k.talkedAt = sent
 	case sent.Sub(k.talkedAt) > deafness:
 		k.talkedAt = time.Time{}
 		k.log.Warn("leasing: the watch on the claim prefix is silent while leases are renewed, all keys are given back",
-			zap.String("prefix", k.layout.prefix), zap.Time("last-heard", heard))
+			zap.String("prefix", k.layout.prefix), zap.Time("last-heard", time.Unix(0, k.heard.Load())))
 		k.startOver()
 	}
 }

@@ -46,7 +46,7 @@ type session struct {
 	waiters waiters
 
 	kick  chan struct{} // wakes keepLoop
-	heard atomic.Int64  // when the watch last said anything, in Unix nanoseconds
+	heard atomic.Int64  // when the watch was made or last said anything, in Unix nanoseconds
 
 	// mu guards the rest. No call is made under it but to the leases and the
 	// cache.
@@ -91,6 +91,8 @@ func (s *session) start() {
 	s.yields.more = make(chan struct{}, 1)
 	s.ids = make(map[clientv3.LeaseID]struct{})
 	s.pace = backoff{first: 100 * time.Millisecond, last: 10 * time.Second}
+	s.relisten = func() {}
+	s.hears()
 	s.waiters.m = make(map[string][]*waiter)
 	s.unbind = context.AfterFunc(s.life, s.nudge)
 	for _, loop := range []func(){s.listenLoop, s.keepLoop, s.claimLoop, s.yieldLoop} {
@@ -233,6 +235,9 @@ func (s *session) claim(key string, now time.Time) (cl *claim, share bool) {
 //
 // Invariant: I14. No claims without ears.
 func (s *session) mayClaim(now time.Time) bool {
+	if s.silent(now) {
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	stuck := !s.sending.IsZero() && now.Sub(s.sending) >= patience

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -189,6 +190,10 @@ func TestI14NothingIsClaimedUnderASilentWatch(t *testing.T) {
 		r.get("k")
 		r.wantOwned("k")
 		r.conn.DelayWatch(time.Hour)
+		time.Sleep(deafness + time.Second)
+		if r.get("other"); slices.Contains(r.claims(), "other") {
+			t.Error("a key was claimed after too long a silence")
+		}
 		time.Sleep(2 * rigTTL) // renewals go on, and tell that etcd is there
 		if keys := r.claims(); len(keys) > 0 {
 			t.Errorf("still claimed: %q", keys)
@@ -206,6 +211,25 @@ func TestI14NothingIsClaimedUnderASilentWatch(t *testing.T) {
 		}
 		r.conn.DelayWatch(0)
 		time.Sleep(time.Hour) // what was late arrives
+		r.get("k")
+		r.wantOwned("k")
+	})
+}
+
+// Invariant I14: after an outage that has cost all leases, none is granted
+// before the watch has given a sign of life.
+func TestI14NoLeaseBeforeTheWatchIsBack(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		r.conn.Cut(memetcd.Both)
+		time.Sleep(2 * rigTTL)
+		before := r.conn.Sent()[memetcd.MethodLeaseGrant]
+		r.conn.DelayWatch(time.Minute)
+		r.conn.Heal()
+		time.Sleep(50 * time.Second)
+		if n := r.conn.Sent()[memetcd.MethodLeaseGrant] - before; n > 0 {
+			t.Errorf("%d leases were asked for", n)
+		}
+		time.Sleep(20 * time.Second)
 		r.get("k")
 		r.wantOwned("k")
 	})

@@ -52,6 +52,7 @@ func (s *session) listen(next *int64) error {
 	s.mu.Lock()
 	s.relisten = cancel
 	s.mu.Unlock()
+	s.hears()
 	events := s.watcher.Watch(ctx, s.layout.prefix, clientv3.WithRange(s.layout.end),
 		clientv3.WithRev(*next), clientv3.WithCreatedNotify())
 	for resp := range events {
@@ -62,7 +63,7 @@ func (s *session) listen(next *int64) error {
 		if err := resp.Err(); err != nil {
 			return err
 		}
-		s.heard.Store(time.Now().UnixNano())
+		s.hears()
 		for _, ev := range resp.Events {
 			s.apply(ev)
 			*next = ev.Kv.ModRevision + 1
@@ -123,6 +124,15 @@ func (s *session) list(ctx context.Context, r keyRange) (listing []claimRecord, 
 		}
 		begin = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 	}
+}
+
+// hears notes a sign of life of the watch.
+func (s *session) hears() { s.heard.Store(time.Now().UnixNano()) }
+
+// silent reports whether the watch has given no sign of life for too long. It
+// is asked for one more often than that.
+func (s *session) silent(now time.Time) bool {
+	return now.Sub(time.Unix(0, s.heard.Load())) > deafness
 }
 
 // hear is told that the watch runs.
