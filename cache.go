@@ -109,7 +109,7 @@ type claim struct {
 	lease *lease // set when sent
 
 	// News that overtook the reply.
-	spoiled bool  // the epoch has passed or a range write has covered the key
+	spoiled bool  // the epoch has passed or a write of ours has covered the key
 	created int64 // the grant of the latest claim of ours that was seen
 	revoked int64 // the grant of the latest REVOKE
 	deleted int64 // the revision of the latest DELETE
@@ -138,14 +138,16 @@ type write struct {
 
 // pin is a key under an unsettled write, as it was when that began.
 type pin struct {
-	entry    *entry
-	grant    int64 // 0 if it was not owned
-	yielding bool
+	entry *entry
+	grant int64 // 0 if it was not owned
+	ours  bool  // not owned, but a claim of ours may be there
 }
 
 const (
-	// A grant under which so many reads were served locally has paid.
-	payoff = 8
+	// A grant under which so many reads were served locally has paid, if it was
+	// not asked back before so many times the length of the rest before it.
+	payoff      = 8
+	payoffRests = 2
 
 	restMin = 250 * time.Millisecond
 	restMax = 8 * time.Second
@@ -259,12 +261,15 @@ func (c *cache) forgetLocked(e *entry) yield {
 }
 
 // restLocked starts the rest of a key that was asked back. The rest of a key of
-// ours doubles while ownership does not pay; any other rests for a while.
+// ours doubles while ownership does not pay; any other rests for a while. To
+// pay, it must have been read, and not have been asked back soon after its rest:
+// else readers who take it at once would starve a writer who needs longer than
+// that rest.
 func (c *cache) restLocked(e *entry, wasOurs bool, now time.Time) {
 	switch {
 	case !wasOurs:
 		e.rest = max(e.rest, restMin)
-	case e.reads.Load() >= payoff:
+	case e.reads.Load() >= payoff && now.Sub(e.until) >= payoffRests*e.rest:
 		e.rest = restMin
 	default:
 		e.rest = min(max(2*e.rest, restMin), restMax)
@@ -423,13 +428,17 @@ func (c *cache) disownLocked(key string, grant int64) []yield {
 // it is settled nothing that it covers is served from memory or claimed, nor is
 // anything in the barred ranges claimed, which hold the ranges. If a
 // claim of ours is under way on a point, it opens nothing and returns that
-// claim: the write is to wait for it.
-func (c *cache) begin(points []string, ranges, barred []keyRange) (*write, *claim) {
+// claim: the write is to wait for it. If it is impatient, the claim is spoiled
+// instead, and yielded as soon as it is seen.
+func (c *cache) begin(points []string, ranges, barred []keyRange, impatient bool) (*write, *claim) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, k := range points {
 		if e := c.entries.get(k); e != nil && e.state == claiming {
-			return nil, e.claim
+			if !impatient {
+				return nil, e.claim
+			}
+			e.claim.spoiled = true
 		}
 	}
 	w := &write{points: make([]pin, 0, len(points)), barred: barred}
@@ -459,7 +468,7 @@ func pinLocked(e *entry) pin {
 	}
 	e.snap.Store(nil)
 	e.writes++
-	p := pin{entry: e, yielding: e.state == yielding}
+	p := pin{entry: e, ours: e.state == yielding || e.state == claiming}
 	if e.state == owned {
 		p.grant = e.grant
 	}
@@ -641,6 +650,8 @@ func (c *cache) created(r claimRecord) []yield {
 	e := c.entries.get(r.key)
 	switch {
 	case e == nil:
+	case e.state == claiming && e.claim.spoiled:
+		return []yield{{key: r.key, grant: r.grant}}
 	case e.state == claiming:
 		e.claim.created = max(e.claim.created, r.grant)
 		return nil

@@ -287,7 +287,7 @@ func (w *walk) write() {
 		ranges = []keyRange{{"b", "d"}}
 		points = slices.DeleteFunc(points, ranges[0].contains)
 	}
-	tok, busy := w.c.begin(points, ranges, ranges)
+	tok, busy := w.c.begin(points, ranges, ranges, w.one(3))
 	if busy != nil || len(points)+len(ranges) == 0 {
 		if tok != nil {
 			w.c.settle(tok, settlement{outcome: refused})

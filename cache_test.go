@@ -394,6 +394,40 @@ func TestI8WriteWaitsForTheClaimUnderWay(t *testing.T) {
 	`)
 }
 
+func TestI8ImpatientWriteSpoilsTheClaimUnderWay(t *testing.T) {
+	run(t, `
+		join C k                => begun sharing
+		send C
+		begin W k               => busy k
+		press W k               => k@0!
+		read k                  => ?
+		created k@5 ours        => yield k@5    # at once: the write waits for it
+		applied W @9 k=!
+		granted C @5 v@3        => yield k@5    # nothing is installed
+		yielded k@5
+		state k                 => none
+	`)
+	run(t, `
+		join C k                => begun sharing
+		send C
+		press W k               => k@0!
+		granted C @5 v@3        => yield k@5
+		state k                 => yielding@5 writes=1
+		yielded k@5
+		applied W @9 k=!
+		state k                 => none
+	`)
+	run(t, `
+		join C k                => begun sharing
+		send C
+		press W k               => k@0!
+		lost C                  => yield k@?
+		uncertain W
+		yielded k@?
+		state k                 => none
+	`)
+}
+
 func TestI8NoClaimUnderARangeWrite(t *testing.T) {
 	run(t, `
 		begin W1 [a,m)
@@ -624,12 +658,35 @@ func TestRestDoublesWhileOwnershipDoesNotPay(t *testing.T) {
 		s.play("wait 1ns")
 		rest *= 2
 	}
-	// It pays: one more read than before.
+	// It pays: one more read than before, and long enough.
 	s.play(owning("k", 100))
 	for range payoff {
 		s.play("read k => v@3 100")
 	}
+	s.play(fmt.Sprintf("wait %v", payoffRests*restMax))
 	s.play(fmt.Sprintf("revoked k@100 ours => yield k@100 \n yielded k@100 \n state k => idle rests=%v", restMin))
+}
+
+// Readers who take a key again as soon as it has rested do not make it pay.
+func TestRestDoublesWhileTheKeyIsAskedForAtOnce(t *testing.T) {
+	s := newScript(t)
+	play := func(grant int64, lasts, rest time.Duration) {
+		s.t.Helper()
+		s.play(owning("k", grant))
+		for range payoff {
+			s.play("read k => v@3 " + fmt.Sprint(grant))
+		}
+		s.play(fmt.Sprintf(`
+			wait %v
+			revoked k@%d ours => yield k@%d
+			yielded k@%d
+			state k => idle rests=%v
+			wait %v`, lasts, grant, grant, grant, rest, rest))
+	}
+	play(5, 0, restMin) // it has never rested before
+	play(6, payoffRests*restMin-1, 2*restMin)
+	play(7, payoffRests*2*restMin-1, 4*restMin)
+	play(8, payoffRests*4*restMin, restMin)
 }
 
 func TestRestIsForgottenAfterAWhile(t *testing.T) {

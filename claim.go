@@ -138,6 +138,12 @@ func (l layout) unclaimedSince(r keyRange, rev int64) clientv3.Cmp {
 	return clientv3.Compare(clientv3.CreateRevision(c.begin).WithRange(c.end), "<", rev+1)
 }
 
+// claimsSince lists the claims that unclaimedSince objects to.
+func (l layout) claimsSince(r keyRange, rev int64) clientv3.Op {
+	c := l.claimRange(r)
+	return clientv3.OpGet(c.begin, clientv3.WithRange(c.end), clientv3.WithMinCreateRev(rev+1), clientv3.WithLimit(listPage))
+}
+
 // claimRecord is a claim as etcd reported it.
 type claimRecord struct {
 	key     string // the key it claims

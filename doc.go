@@ -33,9 +33,11 @@
 //     at least half a second. What clocks show does not matter.
 //   - The servers are at least 3.5.28, 3.6.9 or 3.7.0. Older ones may renew
 //     leases on deposed leaders or serve stale linearizable reads.
-//   - No interceptor of the client sends a transaction again whose outcome is
-//     unknown. etcd's client does so only for the codes Canceled and
-//     DeadlineExceeded, with which etcd does not answer.
+//   - Nothing below the KV sends a transaction again whose outcome is unknown.
+//     etcd's client does so if the server answers with the code Canceled or
+//     DeadlineExceeded. A server without a leader may answer so, but of what it
+//     never proposed. MaxUnaryRetries: 1 in the client's configuration rules
+//     even that out, for reads as well.
 //   - The TTL is at most 300 s where etcd's lease checkpointing is on.
 //
 // # Costs
@@ -62,7 +64,10 @@
 // by itself when etcd is back.
 //
 // A KV that may not watch or write the claim prefix claims nothing: reads go
-// to etcd, writes are refused with etcd's permission error.
+// to etcd, writes are refused with etcd's permission error. What is owned was
+// read with the rights of that time; withdrawn rights do not take it away. Of a
+// transaction that is answered from memory, rights on the branch that is not
+// taken are not checked.
 //
 // # Limits
 //
@@ -72,7 +77,9 @@
 // operations fit without comparisons. With comparisons, about 60 keys to be
 // written fit with a guard for each; more are covered by one common guard, up
 // to 127 at each level. What then still does not fit gives [ErrTxnTooLarge].
-// Keys that carry a lease of their own are never owned.
+// Guards also take bytes, a few times the length of each key to be written: a
+// write that comes that close to etcd's limit on the size of requests gets
+// etcd's error. Keys that carry a lease of their own are never owned.
 //
 // # Words
 //

@@ -56,15 +56,15 @@ func (k *keeper) round(now time.Time) (next time.Time) {
 	if k.life.Err() != nil {
 		k.finish("its context is done")
 	}
-	if k.handed != clientv3.NoLease && !now.Before(k.bounds) {
+	k.mu.Lock()
+	leases := slices.Clone(k.leases)
+	ended, wanted := k.ended, k.ears && !k.ended
+	retired := len(k.retired) > 0
+	k.mu.Unlock()
+	if k.handed != clientv3.NoLease && !ended && !now.Before(k.bounds) {
 		k.bounds = now.Add(time.Second)
 		call(k.renewHanded)
 	}
-	k.mu.Lock()
-	leases := slices.Clone(k.leases)
-	wanted := k.ears && !k.ended
-	retired := len(k.retired) > 0
-	k.mu.Unlock()
 	if wanted && len(leases) == 0 && k.silent(now) {
 		// Invariant: I14. Nothing is lost by watching anew, and nothing is to be
 		// claimed before that watch runs.
@@ -96,7 +96,7 @@ func (k *keeper) round(now time.Time) (next time.Time) {
 	if retired {
 		if !now.Before(k.revoke) {
 			call(func(ctx context.Context) {
-				if k.revokeRetired(ctx, callTimeout) {
+				if k.revokeRetired(ctx) {
 					k.revokes.reset()
 				} else {
 					k.revoke = time.Now().Add(k.revokes.pause())
@@ -108,16 +108,11 @@ func (k *keeper) round(now time.Time) (next time.Time) {
 	}
 	if wanted && !now.Before(k.probe) {
 		k.probe = now.Add(deafness / 3)
-		call(func(ctx context.Context) {
-			// Its answer, or the lack of it, shows in s.heard.
-			if err := k.watcher.RequestProgress(clientv3.WithRequireLeader(ctx)); err != nil {
-				k.log.Debug("leasing: cannot probe the watch", zap.Error(err))
-			}
-		})
+		call(k.probeWatch)
 	}
 	k.callAll(calls, min(callTimeout, renewInterval(time.Duration(k.ttl)*time.Second)))
 
-	if k.handed != clientv3.NoLease {
+	if k.handed != clientv3.NoLease && !ended {
 		next = earlier(next, k.bounds)
 	}
 	k.mu.Lock()
@@ -196,6 +191,26 @@ func (k *keeper) keepAlive(ctx context.Context, id clientv3.LeaseID) (sent time.
 	return sent, resp, err
 }
 
+// probeWatch asks the watch for a sign of life, which then shows in s.heard. If
+// the last one was not answered, it looks whether there was anything to tell:
+// etcd says nothing of a watch that was resumed from a revision to come, as
+// clientv3 does when its connection breaks in a store that nobody writes to.
+func (k *keeper) probeWatch(ctx context.Context) {
+	deadline, _ := ctx.Deadline()
+	voice, cancel := context.WithDeadline(k.voice, deadline)
+	defer cancel()
+	if err := k.watcher.RequestProgress(voice); err != nil {
+		k.log.Debug("leasing: cannot probe the watch", zap.Error(err))
+	}
+	if time.Since(time.Unix(0, k.heard.Load())) < deafness/2 {
+		return
+	}
+	told := k.told.Load()
+	if resp, err := k.kv.Get(ctx, k.layout.prefix); err == nil && resp.Header.Revision <= told {
+		k.hears()
+	}
+}
+
 // talked is told that a renewal sent at the given time succeeded. If they go
 // on doing so while nothing at all comes from the watch, it is as good as
 // down, and nobody can ask our keys back: everything is yielded.
@@ -242,17 +257,17 @@ func (s *session) finish(why string) {
 	}
 }
 
-// revokeRetired revokes the leases that are over, one after the other, each
-// within the timeout, and reports whether none is left. One that etcd refuses
-// to revoke is left for the next time; if there is no answer, so are the
-// others. A lease that cannot be revoked expires.
-func (s *session) revokeRetired(ctx context.Context, timeout time.Duration) bool {
+// revokeRetired revokes the leases that are over, one after the other, and
+// reports whether none is left. One that etcd refuses to revoke is left for the
+// next time; if there is no answer, so are the others. A lease that cannot be
+// revoked expires.
+func (s *session) revokeRetired(ctx context.Context) bool {
 	s.mu.Lock()
 	todo := slices.Clone(s.retired)
 	s.mu.Unlock()
 	all := true
 	for _, id := range todo {
-		err := s.revokeLease(ctx, id, timeout)
+		_, err := s.lessor.Revoke(ctx, id)
 		if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
 			s.log.Debug("leasing: cannot revoke a lease", zap.Int64("lease", int64(id)), zap.Error(err))
 			if !isAnswer(err) {
@@ -267,11 +282,4 @@ func (s *session) revokeRetired(ctx context.Context, timeout time.Duration) bool
 		s.mu.Unlock()
 	}
 	return all
-}
-
-func (s *session) revokeLease(ctx context.Context, id clientv3.LeaseID, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	_, err := s.lessor.Revoke(ctx, id)
-	return err
 }

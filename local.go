@@ -1,11 +1,13 @@
 package leasing
 
 import (
+	"context"
 	"slices"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 )
 
 // evaluate answers a transaction from memory, or returns nil. It decides the
@@ -20,7 +22,7 @@ func (kv *KV) evaluate(cmps []clientv3.Cmp, then, els []clientv3.Op) *clientv3.T
 	}
 	v := &localView{cache: kv.cache, rev: kv.cache.seen.Load()}
 	r := v.txn(cmps, then, els)
-	if r == nil || len(v.keys) == 0 || !wellFormed(kv.maxOps, cmps, then, els) {
+	if r == nil || len(v.keys) == 0 || !wellFormed(kv.layout, kv.maxOps, cmps, then, els) {
 		return nil
 	}
 	for i, key := range v.keys {
@@ -122,13 +124,19 @@ func setRevisions(resps []*etcdserverpb.ResponseOp, rev int64) {
 
 // wellFormed reports whether etcd would surely take the transaction, whichever
 // branches it takes. What is doubtful is left to etcd to judge.
-func wellFormed(maxOps int, cmps []clientv3.Cmp, then, els []clientv3.Op) bool {
-	written, size := make(map[string]bool), 0
-	return weight(cmps, then, els) <= maxOps &&
-		wellFormedOps(cmps, then, written, &size) && wellFormedOps(nil, els, written, &size)
+func wellFormed(l layout, maxOps int, cmps []clientv3.Cmp, then, els []clientv3.Op) bool {
+	f := former{layout: l, written: make(map[string]bool)}
+	return weight(cmps, then, els) <= maxOps && f.wellFormed(cmps, then) && f.wellFormed(nil, els)
 }
 
-func wellFormedOps(cmps []clientv3.Cmp, ops []clientv3.Op, written map[string]bool, size *int) bool {
+// former is what wellFormed has seen so far of a transaction.
+type former struct {
+	layout  layout
+	written map[string]bool
+	size    int // of the values
+}
+
+func (f *former) wellFormed(cmps []clientv3.Cmp, ops []clientv3.Op) bool {
 	for i := range cmps {
 		if len(cmps[i].KeyBytes()) == 0 {
 			return false
@@ -138,20 +146,43 @@ func wellFormedOps(cmps []clientv3.Cmp, ops []clientv3.Op, written map[string]bo
 		switch {
 		case op.IsTxn():
 			cmps, then, els := op.Txn()
-			if !wellFormedOps(cmps, then, written, size) || !wellFormedOps(nil, els, written, size) {
+			if !f.wellFormed(cmps, then) || !f.wellFormed(nil, els) {
 				return false
 			}
 		case len(op.KeyBytes()) == 0 || !op.IsSortOptionValid():
 			return false
 		case op.IsGet():
-		case len(op.RangeBytes()) > 0 || written[string(op.KeyBytes())]:
+		case len(op.RangeBytes()) > 0 || f.written[string(op.KeyBytes())]:
 			return false // it may overlap with another write
+		case f.layout.reserved(string(op.KeyBytes())):
+			return false // Invariant: I13.
+		case op.IsPut() && !validPut(op):
+			return false
 		default:
-			written[string(op.KeyBytes())] = true
-			if *size += len(op.ValueBytes()); *size > 1<<20 {
+			f.written[string(op.KeyBytes())] = true
+			if f.size += len(op.ValueBytes()); f.size > 1<<20 {
 				return false // it may be larger than etcd takes
 			}
 		}
 	}
 	return true
+}
+
+// validPut reports whether the options of a put go together. An operation does
+// not tell all of them, but the request that the client makes of it does.
+func validPut(op clientv3.Op) bool {
+	var r putReader
+	_, _ = clientv3.NewKVFromKVClient(&r, nil).Do(context.Background(), op)
+	return !(r.put.IgnoreValue && len(r.put.Value) > 0) && !(r.put.IgnoreLease && r.put.Lease != 0)
+}
+
+// putReader is an etcdserverpb.KVClient that only looks at puts.
+type putReader struct {
+	etcdserverpb.KVClient
+	put *etcdserverpb.PutRequest
+}
+
+func (r *putReader) Put(_ context.Context, in *etcdserverpb.PutRequest, _ ...grpc.CallOption) (*etcdserverpb.PutResponse, error) {
+	r.put = in
+	return &etcdserverpb.PutResponse{}, nil
 }

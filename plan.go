@@ -42,17 +42,17 @@ func newPlan(l layout, maxOps int, cmps []clientv3.Cmp, then, els []clientv3.Op)
 	slices.Sort(p.points)
 	p.points = slices.Compact(p.points)
 	p.ranges = union(p.ranges)
-	if p.readOnly() || p.fits(len(p.points)+len(p.ranges), len(p.points), 0) {
+	if p.readOnly() || p.fits(len(p.points)+len(p.ranges), 0) {
 		return p, nil
 	}
 	if len(p.points)+len(p.ranges) > 0 {
 		guards := 1
-		for p.fits(guards+1, 0, 0) {
+		for p.fits(guards+1, 0) {
 			guards++
 		}
 		p.cover = cover(p.points, p.ranges, guards)
 	}
-	if p.fits(1, 0, 0) || weight(cmps, then, els) > maxOps {
+	if p.fits(1, 0) || weight(cmps, then, els) > maxOps {
 		return p, nil // if it is too large for etcd too, etcd is to say so itself
 	}
 	return nil, fmt.Errorf("%w: %d operations or comparisons, counting each level of nesting at its largest, leave no room "+
@@ -104,10 +104,11 @@ func (p *plan) single() bool {
 // there is nothing to decide.
 func (p *plan) flat() bool { return len(p.cmps) == 0 && len(p.els) == 0 }
 
-// fits reports whether etcd takes the plan with so many guards, operations in
-// the Else, and read-backs. etcd gives a nested transaction what the longest
-// list of the outer one leaves.
-func (p *plan) fits(guards, els, reads int) bool {
+// fits reports whether etcd takes the plan with so many guards, each of which
+// has an operation in the Else, and so many read-backs. etcd gives a nested
+// transaction what the longest list of the outer one leaves.
+func (p *plan) fits(guards, reads int) bool {
+	els := guards
 	then, inner := 1+reads, weight(p.sparing(p.cmps, p.then, p.els))
 	if p.flat() {
 		_, ops, _ := p.sparing(nil, p.then, nil)
@@ -242,6 +243,7 @@ type request struct {
 	then, els []clientv3.Op
 	read      []int // the points that are read back, at the end of then
 	asks      bool  // a refusal asks for the claim in the way
+	listing   int   // where els lists the claims that are newer than the listing; they come last
 }
 
 // request puts the guards around the plan: what is believed of each point, as
@@ -257,19 +259,28 @@ func (p *plan) request(w *write, listed int64) request {
 		for i, key := range p.points {
 			q.guards = append(q.guards, p.layout.holds(key, w.points[i].grant))
 			q.els = append(q.els, clientv3.OpGet(p.layout.claimKey(key)))
-			if w.points[i].grant != 0 && p.fits(len(p.points)+len(p.ranges), len(p.points), len(q.read)+1) {
+			if w.points[i].grant != 0 && p.fits(len(p.points)+len(p.ranges), len(q.read)+1) {
 				q.read = append(q.read, i)
 			}
 		}
-		if p.single() && !w.points[0].yielding {
+		if p.single() && !w.points[0].ours {
 			q.els, q.asks = append(q.els, p.layout.revokeAnyOp(p.points[0])), true
 		}
+	}
+	q.listing = len(q.els)
+	for _, r := range p.barred() {
+		q.els = append(q.els, p.layout.claimsSince(r, listed))
 	}
 	cmps, then, els := p.sparing(p.cmps, p.then, p.els)
 	if p.flat() {
 		q.then = slices.Clone(then)
 	} else {
 		q.then = []clientv3.Op{clientv3.OpTxn(cmps, then, els)}
+	}
+	if len(q.then) == 0 {
+		// Invariant: I10. Nothing but claims would be deleted. Without any
+		// operation, a member that is behind would answer.
+		q.then = append(q.then, clientv3.OpGet(p.layout.prefix, clientv3.WithCountOnly()))
 	}
 	for _, i := range q.read {
 		q.then = append(q.then, clientv3.OpGet(p.points[i]))
@@ -304,6 +315,17 @@ func (p *plan) readBacks(q request, resp *clientv3.TxnResponse) []readBack {
 		out[i] = readBack{true, onlyKV(resp.Responses[first+n])}
 	}
 	return out
+}
+
+// newcomers returns the claims that were made in the barred ranges after the
+// listing, as the reply to q tells, which was refused.
+func (p *plan) newcomers(q request, resp *clientv3.TxnResponse) (listing []claimRecord) {
+	for _, r := range resp.Responses[q.listing:] {
+		for _, kv := range r.GetResponseRange().GetKvs() {
+			listing = append(listing, p.layout.record(kv))
+		}
+	}
+	return listing
 }
 
 // claims returns what the reply to q, which was refused, says of the claims of

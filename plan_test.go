@@ -23,7 +23,7 @@ func planned(t testing.TB, p *plan, grants map[string]int64, yielding string, li
 	t.Helper()
 	w := &write{points: make([]pin, len(p.points))}
 	for i, key := range p.points {
-		w.points[i] = pin{grant: grants[key], yielding: key == yielding}
+		w.points[i] = pin{grant: grants[key], ours: key == yielding}
 	}
 	q := p.request(w, listed)
 	return q, requestOf(t, clientv3.OpTxn(q.guards, q.then, q.els))
@@ -104,19 +104,26 @@ func TestI4I5PlannedRequests(t *testing.T) {
 			failure { request_range { key: "claims/j" } }`},
 		{"a range", then(clientv3.OpDelete("a", clientv3.WithRange("c"))), nil, "", `
 			compare { key: "claims/a" range_end: "claims/c" target: CREATE result: LESS create_revision: 10 }
-			success { request_delete_range { key: "a" range_end: "c" } }`},
+			success { request_delete_range { key: "a" range_end: "c" } }
+			failure { request_range { key: "claims/a" range_end: "claims/c" limit: 5000 min_create_revision: 10 } }`},
 		{"ranges that overlap have one guard", then(clientv3.OpDelete("e", clientv3.WithRange("g")), clientv3.OpDelete("f", clientv3.WithRange("h"))), nil, "", `
 			compare { key: "claims/e" range_end: "claims/h" target: CREATE result: LESS create_revision: 10 }
 			success { request_delete_range { key: "e" range_end: "g" } }
-			success { request_delete_range { key: "f" range_end: "h" } }`},
+			success { request_delete_range { key: "f" range_end: "h" } }
+			failure { request_range { key: "claims/e" range_end: "claims/h" limit: 5000 min_create_revision: 10 } }`},
 		{"a range above the claims without end", then(clientv3.OpDelete("x", clientv3.WithFromKey())), nil, "", `
 			compare { key: "claims/x" range_end: "claims0" target: CREATE result: LESS create_revision: 10 }
-			success { request_delete_range { key: "x" range_end: "\000" } }`},
+			success { request_delete_range { key: "x" range_end: "\000" } }
+			failure { request_range { key: "claims/x" range_end: "claims0" limit: 5000 min_create_revision: 10 } }`},
 		{"everything but the claims", then(clientv3.OpDelete("", clientv3.WithPrefix(), clientv3.WithPrevKV())), nil, "", `
 			compare { key: "claims/\000" range_end: "claims/claims/" target: CREATE result: LESS create_revision: 10 }
 			compare { key: "claims/claims0" range_end: "claims0" target: CREATE result: LESS create_revision: 10 }
 			success { request_delete_range { key: "\000" range_end: "claims/" prev_kv: true } }
-			success { request_delete_range { key: "claims0" range_end: "\000" prev_kv: true } }`},
+			success { request_delete_range { key: "claims0" range_end: "\000" prev_kv: true } }
+			failure { request_range { key: "claims/\000" range_end: "claims/claims/" limit: 5000 min_create_revision: 10 } }
+			failure { request_range { key: "claims/claims0" range_end: "claims0" limit: 5000 min_create_revision: 10 } }`},
+		{"nothing at all", then(clientv3.OpDelete("claims/", clientv3.WithPrefix())), nil, "", `
+			success { request_range { key: "claims/" count_only: true } }`},
 		{"nothing but claims", then(clientv3.OpDelete("claims/", clientv3.WithPrefix()), clientv3.OpPut("k", "v")), nil, "", `
 			compare { key: "claims/k" target: CREATE create_revision: 0 }
 			success { request_put { key: "k" value: "v" } }

@@ -58,6 +58,7 @@ func TestRestGrowsAndShrinks(t *testing.T) {
 		for range 10 {
 			a.get("k")
 		}
+		time.Sleep(16 * time.Second)
 		want(t, "rest after reads enough", rest(), 250*time.Millisecond)
 		want(t, "rest after a few reads", rest(), 500*time.Millisecond)
 	})

@@ -28,6 +28,7 @@ import (
 //	facts C                  what the readers who share C's reply are told
 //	read k                   what readers are told: value@mod rev, or ? for nothing
 //	begin W k j [a,b)        a write W of ours to k and j, and to a range
+//	press W k                the same, if it has waited for a claim too long
 //	applied W @7 k=v@7 j=!   its reply: k was read back, j was not
 //	blocked W @7 k@4 j@-     a guard refused it: the claims that were read
 //	uncertain W              no reply
@@ -114,8 +115,8 @@ func (s *script) step(verb string, args []string) string {
 			return facts(sn)
 		}
 		return "?"
-	case "begin":
-		return s.begin(args[0], args[1:])
+	case "begin", "press":
+		return s.begin(args[0], args[1:], verb == "press")
 	case "applied", "blocked", "uncertain", "unsettled":
 		return s.settle(verb, s.writes[args[0]], args[1:])
 	case "revoked":
@@ -173,7 +174,7 @@ func (s *script) settleClaim(verb string, cl *claim, args []string) string {
 	return yields(out)
 }
 
-func (s *script) begin(name string, args []string) string {
+func (s *script) begin(name string, args []string, impatient bool) string {
 	var points []string
 	var ranges []keyRange
 	for _, a := range args {
@@ -183,14 +184,14 @@ func (s *script) begin(name string, args []string) string {
 			points = append(points, a)
 		}
 	}
-	w, busy := s.c.begin(points, ranges, ranges)
+	w, busy := s.c.begin(points, ranges, ranges, impatient)
 	if busy != nil {
 		return "busy " + busy.key
 	}
 	s.writes[name] = w
 	out := make([]string, len(w.points))
 	for i, p := range w.points {
-		out[i] = fmt.Sprintf("%s@%d", p.entry.key, p.grant) + pick(p.yielding, "!", "")
+		out[i] = fmt.Sprintf("%s@%d", p.entry.key, p.grant) + pick(p.ours, "!", "")
 	}
 	return strings.Join(out, " ")
 }

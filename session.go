@@ -3,6 +3,8 @@ package leasing
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/metadata"
 )
 
 // session is this KV's standing with etcd: the leases that its claims hang on
@@ -45,8 +48,10 @@ type session struct {
 	yields  queue[yield]
 	waiters waiters
 
-	kick  chan struct{} // wakes keepLoop
-	heard atomic.Int64  // when the watch was made or last said anything, in Unix nanoseconds
+	kick  chan struct{}   // wakes keepLoop
+	heard atomic.Int64    // when the watch was made or last gave a sign of life, in Unix nanoseconds
+	told  atomic.Int64    // the revision up to which it has told everything
+	voice context.Context // of the watch, and of what is asked of it
 
 	// mu guards the rest. No call is made under it but to the leases and the
 	// cache.
@@ -77,9 +82,9 @@ const (
 	// patience is how long anybody waits for the reply to a claim before what
 	// can be done without it is done without it.
 	patience = time.Second
-	// closeTimeout is how long close waits for each lease to be revoked. Without
-	// an answer it tries no other.
-	closeTimeout = 2500 * time.Millisecond
+	// closeTimeout, and closeLeaseTimeout for each lease, bound close.
+	closeTimeout      = 2500 * time.Millisecond
+	closeLeaseTimeout = 20 * time.Millisecond
 	// deafness is how long the watch may say nothing while renewals succeed.
 	deafness = 10 * time.Second
 )
@@ -92,6 +97,11 @@ func (s *session) start() {
 	s.ids = make(map[clientv3.LeaseID]struct{})
 	s.pace = backoff{first: 100 * time.Millisecond, last: 10 * time.Second}
 	s.relisten = func() {}
+	// etcd's client puts watches whose contexts bear the same metadata on one
+	// stream, and tells all of them of the progress that one asks for. This
+	// keeps ours apart from those of the application.
+	s.voice = clientv3.WithRequireLeader(
+		metadata.AppendToOutgoingContext(s.ctx, "leasing-session", strconv.FormatUint(rand.Uint64(), 36)))
 	s.hears()
 	s.waiters.m = make(map[string][]*waiter)
 	s.unbind = context.AfterFunc(s.life, s.nudge)
@@ -130,7 +140,10 @@ func (s *session) close() {
 	s.wg.Wait()
 	s.reset()
 	s.refuseQueued()
-	s.revokeRetired(context.WithoutCancel(s.ctx), closeTimeout)
+	bound := closeTimeout + time.Duration(len(s.retired))*closeLeaseTimeout
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), bound)
+	defer cancel()
+	s.revokeRetired(ctx)
 }
 
 // observed passes a stream of replies on. The header is in the last of them.
@@ -307,7 +320,7 @@ func (s *session) sendClaims(batch []*claim, l *lease) {
 	defer s.setSending(time.Time{})
 	for n := len(batch); len(batch) > 0; n = 1 {
 		part := batch[:n]
-		resp, err := s.batch(n, func(i int) clientv3.Op { return s.layout.claimOp(part[i].key, l.id) })
+		resp, err := s.batch(callTimeout, n, func(i int) clientv3.Op { return s.layout.claimOp(part[i].key, l.id) })
 		switch {
 		case err == nil:
 			s.holdClaims(nil)
@@ -390,8 +403,8 @@ type batchReply struct {
 }
 
 // batch sends n transactions under the session's own context.
-func (s *session) batch(n int, op func(int) clientv3.Op) (*batchReply, error) {
-	ctx, cancel := context.WithTimeout(s.ctx, callTimeout)
+func (s *session) batch(timeout time.Duration, n int, op func(int) clientv3.Op) (*batchReply, error) {
+	ctx, cancel := context.WithTimeout(s.ctx, timeout)
 	defer cancel()
 	return s.send(ctx, n, op)
 }
@@ -432,7 +445,8 @@ func (s *session) yield(ys []yield) {
 // together in the next, and each until it is confirmed.
 func (s *session) yieldLoop() {
 	pace := backoff{first: 50 * time.Millisecond, last: 10 * time.Second}
-	var failed []yield // new ones do not wait for these
+	timeout := patience // a yield may be sent twice, so one that is lost need not hold up the others
+	var failed []yield  // new ones do not wait for these
 	var again <-chan time.Time
 	for {
 		select {
@@ -446,7 +460,14 @@ func (s *session) yieldLoop() {
 			return
 		}
 		for batch := s.yields.take(s.maxBatch); len(batch) > 0; batch = s.yields.take(s.maxBatch) {
-			failed = append(failed, s.sendYields(batch)...)
+			left := s.sendYields(batch, timeout)
+			if len(left) < len(batch) { // etcd answers
+				s.yields.put(failed...)
+				failed, timeout = nil, patience
+			} else {
+				timeout = min(2*timeout, callTimeout)
+			}
+			failed = append(failed, left...)
 		}
 		if len(failed) == 0 {
 			pace.reset()
@@ -456,15 +477,15 @@ func (s *session) yieldLoop() {
 	}
 }
 
-func (s *session) sendYields(batch []yield) (failed []yield) {
-	resp, err := s.batch(len(batch), func(i int) clientv3.Op { return s.layout.yieldOp(batch[i]) })
+func (s *session) sendYields(batch []yield, timeout time.Duration) (failed []yield) {
+	resp, err := s.batch(timeout, len(batch), func(i int) clientv3.Op { return s.layout.yieldOp(batch[i]) })
 	if err != nil {
 		if len(batch) == 1 || outcomeOf(err) != refused {
 			s.log.Debug("leasing: yield failed, will be tried again", zap.Error(err))
 			return batch
 		}
 		for i := range batch {
-			failed = append(failed, s.sendYields(batch[i:i+1])...)
+			failed = append(failed, s.sendYields(batch[i:i+1], timeout)...)
 		}
 		return failed
 	}

@@ -13,94 +13,12 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/v3/concurrency"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
-	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/etcd-leasing/leasing/internal/memetcd"
 )
-
-// rig is a KV on an etcd in memory, in virtual time, whose requests a test can
-// tamper with.
-type rig struct {
-	t    *testing.T
-	srv  *memetcd.Server
-	conn *memetcd.Conn
-	kv   *KV
-	logs *observer.ObservedLogs
-}
-
-const rigTTL = 60 * time.Second
-
-func onRig(t *testing.T, test func(t *testing.T, r *rig)) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		srv := memetcd.New(memetcd.Options{})
-		defer srv.Close()
-		cl, conn := srv.Client("kv")
-		core, logs := observer.New(zapcore.InfoLevel)
-		kv, err := New(t.Context(), cl, Config{Prefix: "claims/", TTL: rigTTL, Logger: zap.New(core)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer kv.Close()
-		test(t, &rig{t: t, srv: srv, conn: conn, kv: kv, logs: logs})
-	})
-}
-
-type next = func(context.Context) (proto.Message, error)
-
-// on lets f decide what becomes of the KV's requests by one method.
-func (r *rig) on(m memetcd.Method, f func(ctx context.Context, req proto.Message, do next) (proto.Message, error)) {
-	r.conn.Intercept(func(ctx context.Context, call *memetcd.Call, do next) (proto.Message, error) {
-		if call.Method == m {
-			return f(ctx, call.Request, do)
-		}
-		return do(ctx)
-	})
-}
-
-// get reads within a second and a half, and returns how long that took.
-func (r *rig) get(key string) time.Duration {
-	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), 1500*time.Millisecond)
-	defer cancel()
-	begin := time.Now()
-	if _, err := r.kv.Get(ctx, key); err != nil {
-		r.t.Errorf("reading %q: %v", key, err)
-	}
-	return time.Since(begin)
-}
-
-func (r *rig) wantOwned(keys ...string) {
-	r.t.Helper()
-	for _, k := range keys {
-		if r.kv.cache.lookup(k) == nil {
-			r.t.Errorf("%q is not owned", k)
-		}
-	}
-}
-
-// claims returns the keys that are claimed in etcd.
-func (r *rig) claims() (keys []string) {
-	r.t.Helper()
-	resp, err := r.srv.NewClient("look").Get(r.t.Context(), "claims/", clientv3.WithPrefix())
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	for _, kv := range resp.Kvs {
-		keys = append(keys, strings.TrimPrefix(string(kv.Key), "claims/"))
-	}
-	return keys
-}
-
-func (r *rig) sent() int { return r.conn.Sent()[memetcd.MethodTxn] }
-
-// names reports whether a transaction mentions a key.
-func names(req proto.Message, key string) bool {
-	return strings.Contains(req.(*etcdserverpb.TxnRequest).String(), `"`+key+`"`)
-}
 
 // While the reply to a claim is missing, reads of other keys do not queue up
 // behind it, and those that wait for it go to etcd after a while.
@@ -189,7 +107,10 @@ func TestI14NothingIsClaimedUnderASilentWatch(t *testing.T) {
 	onRig(t, func(t *testing.T, r *rig) {
 		r.get("k")
 		r.wantOwned("k")
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
 		r.conn.DelayWatch(time.Hour)
+		go r.writeAll(ctx)
 		time.Sleep(deafness + time.Second)
 		if r.get("other"); slices.Contains(r.claims(), "other") {
 			t.Error("a key was claimed after too long a silence")
@@ -214,6 +135,18 @@ func TestI14NothingIsClaimedUnderASilentWatch(t *testing.T) {
 		r.get("k")
 		r.wantOwned("k")
 	})
+}
+
+// writeAll writes to the store every second, so that there is progress to tell.
+func (r *rig) writeAll(ctx context.Context) {
+	plain := r.srv.NewClient("plain")
+	for ctx.Err() == nil {
+		_, _ = plain.Put(ctx, "else", "")
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // Invariant I14: after an outage that has cost all leases, none is granted
@@ -431,6 +364,192 @@ func TestCloseWithEtcdAwayIsBounded(t *testing.T) {
 		r.kv.Close()
 		if d := time.Since(begin); d > 3*time.Second {
 			t.Errorf("it took %v", d)
+		}
+	})
+}
+
+// Invariant I14: in a store that nobody writes to, etcd does not answer for the
+// progress of a watch that was resumed from the next revision. Nothing is given
+// back for that.
+func TestI14QuietStoreIsNotASilentWatch(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		r.get("k")
+		r.wantOwned("k")
+		time.Sleep(10 * time.Second)
+		r.conn.Reset() // clientv3 resumes the watch from the next revision
+		time.Sleep(2 * rigTTL)
+		r.wantOwned("k")
+		if n := r.logs.FilterMessageSnippet("silent").Len(); n != 0 {
+			t.Errorf("called silent %d times, though nothing has happened that it could have told", n)
+		}
+	})
+}
+
+// The same with nothing owned.
+func TestI14QuietStoreIsNoReasonToWarn(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		time.Sleep(10 * time.Second)
+		r.conn.Reset()
+		time.Sleep(time.Hour)
+		if n := r.logs.FilterMessageSnippet("silent").Len(); n != 0 {
+			t.Errorf("%d warnings in an hour", n)
+		}
+	})
+}
+
+// The application's watches are not told of progress that only we ask for.
+func TestWatchesOfTheApplicationAreLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := memetcd.New(memetcd.Options{})
+		defer srv.Close()
+		cl, _ := srv.Client("kv")
+		kv, err := New(t.Context(), cl, Config{Prefix: "claims/"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer kv.Close()
+		ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(cl.Ctx()))
+		w := cl.Watch(ctx, "app/", clientv3.WithPrefix())
+		n := 0
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for resp := range w {
+				if len(resp.Events) == 0 && !resp.Canceled {
+					n++
+				}
+			}
+		}()
+		time.Sleep(time.Minute)
+		cancel()
+		<-done
+		if n > 0 {
+			t.Errorf("%d empty responses in a minute; without a leasing KV there are none", n)
+		}
+	})
+}
+
+// A watch of the application's from a revision to come does not keep etcd from
+// telling the progress of ours.
+func TestWatchesOfTheApplicationDoNotSilenceOurs(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		cl := r.kv.session.watcher
+		ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(r.kv.session.ctx))
+		defer cancel()
+		cl.Watch(ctx, "app/", clientv3.WithPrefix(), clientv3.WithRev(r.srv.Revision()+1000))
+		plain := r.srv.NewClient("plain")
+		for i := range 600 { // a store that is written to
+			if _, err := plain.Put(t.Context(), "app/x", ""); i == 0 && err != nil {
+				t.Fatal(err)
+			}
+			r.get("k")
+			time.Sleep(time.Second)
+		}
+		if n := r.logs.FilterMessageSnippet("silent").Len(); n != 0 {
+			t.Errorf("called silent %d times in ten minutes", n)
+		}
+	})
+}
+
+// A yield whose request is lost does not hold up the others for long.
+func TestOneLostYieldHoldsUpNoOther(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		r.get("a")
+		r.get("b")
+		r.wantOwned("a", "b")
+		lost := false
+		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			if !lost && names(req, "claims/a") {
+				lost = true
+				return nil, memetcd.ErrLost
+			}
+			return do(ctx)
+		})
+		cl2, _ := r.srv.Client("kv2")
+		kv2, err := New(t.Context(), cl2, Config{Prefix: "claims/", Logger: zap.NewNop()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer kv2.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		go kv2.Put(ctx, "a", "v")
+		synctest.Wait()
+		begin := time.Now()
+		_, err = kv2.Put(t.Context(), "b", "v")
+		if d := time.Since(begin); err != nil || d > 2*time.Second {
+			t.Errorf("the writer of another key waited for %v: %v", d, err)
+		}
+	})
+}
+
+// A slow etcd does not get the bound of Close for each of the leases.
+func TestCloseWithASlowEtcdIsBounded(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		r.ownOnLeases(5)
+		r.on(memetcd.MethodLeaseRevoke, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			time.Sleep(2 * time.Second)
+			return do(ctx)
+		})
+		begin := time.Now()
+		r.kv.Close()
+		if d := time.Since(begin); d > 3*time.Second {
+			t.Errorf("it took %v", d)
+		}
+		time.Sleep(3 * time.Second) // the last revoke arrives
+	})
+}
+
+// When the context given with WithContext ends, the lease that was handed in is
+// no longer kept alive.
+func TestHandedInLeaseEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := memetcd.New(memetcd.Options{})
+		defer srv.Close()
+		cl, _ := srv.Client("kv")
+		g, err := cl.Grant(t.Context(), 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		_, closeKV, err := NewKV(cl, "claims/", concurrency.WithLease(g.ID), concurrency.WithContext(ctx))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeKV()
+		time.Sleep(time.Minute)
+		cancel()
+		time.Sleep(time.Minute)
+		left, err := srv.NewClient("look").TimeToLive(t.Context(), g.ID)
+		if err != nil || left.TTL > 0 {
+			t.Errorf("a minute after its context has ended the lease of 10 s lives on: %v, %v", left, err)
+		}
+	})
+}
+
+// A lease that was handed in and is gone is not asked for again.
+func TestLostHandedInLeaseIsNotAskedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := memetcd.New(memetcd.Options{})
+		defer srv.Close()
+		cl, conn := srv.Client("kv")
+		g, err := cl.Grant(t.Context(), 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, closeKV, err := NewKV(cl, "claims/", concurrency.WithLease(g.ID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeKV()
+		if _, err := srv.NewClient("operator").Revoke(t.Context(), g.ID); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute) // the session has ended
+		before := conn.Sent()[memetcd.MethodLeaseKeepAlive]
+		time.Sleep(time.Minute)
+		if n := conn.Sent()[memetcd.MethodLeaseKeepAlive] - before; n > 0 {
+			t.Errorf("%d renewals of a lease that is gone, in a minute", n)
 		}
 	})
 }

@@ -92,11 +92,32 @@ func (kv *KV) commit(ctx context.Context, cmps []clientv3.Cmp, then, els []clien
 	if !p.readOnly() {
 		return kv.guarded(ctx, p)
 	}
-	resp, err := kv.etcd.Txn(ctx).If(cmps...).Then(then...).Else(els...).Commit()
-	if err == nil {
-		kv.cache.observe(resp.Header)
+	return kv.decide(ctx, cmps, then, els)
+}
+
+// decide sends a transaction that writes nothing.
+//
+// Invariant: I10. etcd answers a transaction without operations on whichever
+// member gets it, however far behind that is. So comparisons alone are sent
+// with a read of one of their keys.
+func (kv *KV) decide(ctx context.Context, cmps []clientv3.Cmp, then, els []clientv3.Op) (*clientv3.TxnResponse, error) {
+	alone := len(cmps) > 0 && len(then)+len(els) == 0
+	if alone {
+		then = []clientv3.Op{clientv3.OpGet(string(cmps[0].KeyBytes()), clientv3.WithCountOnly())}
+		els = then
 	}
-	return resp, err
+	resp, err := kv.etcd.Txn(ctx).If(cmps...).Then(then...).Else(els...).Commit()
+	if err != nil {
+		return nil, err
+	}
+	kv.cache.observe(resp.Header)
+	if alone {
+		resp.Responses = nil
+	}
+	if len(cmps)+len(then)+len(els) == 0 { // it says nothing else
+		resp.Header.Revision = kv.cache.seen.Load()
+	}
+	return resp, nil
 }
 
 // guarded writes: it tries until no claim is in the way.
@@ -159,6 +180,7 @@ func (kv *KV) try(ctx context.Context, p *plan) (resp *clientv3.TxnResponse, way
 				way.claims = append(way.claims, *r)
 			}
 		}
+		way.claims = append(way.claims, kv.othersOf(p, p.newcomers(q, sent))...)
 		way.asked = q.asks
 		return nil, way, nil
 	}
@@ -166,16 +188,19 @@ func (kv *KV) try(ctx context.Context, p *plan) (resp *clientv3.TxnResponse, way
 	return p.reply(q, sent), way, nil
 }
 
-// begin opens the write of p, once no claim of ours is under way on its keys.
+// begin opens the write of p, once no claim of ours is under way on its keys,
+// or when that takes too long.
 func (kv *KV) begin(ctx context.Context, p *plan) (*write, error) {
-	for {
-		w, busy := kv.cache.begin(p.points, p.ranges, p.barred())
+	for impatient := false; ; {
+		w, busy := kv.cache.begin(p.points, p.ranges, p.barred(), impatient)
 		if busy == nil {
 			return w, nil
 		}
-		if _, err := kv.await(ctx, busy); err != nil {
+		answered, err := kv.await(ctx, busy)
+		if err != nil {
 			return nil, err
 		}
+		impatient = !answered
 	}
 }
 
@@ -191,12 +216,18 @@ func (kv *KV) listClaims(ctx context.Context, p *plan) (rev int64, way []claimRe
 	if err != nil {
 		return 0, nil, err
 	}
+	return rev, kv.othersOf(p, listing), nil
+}
+
+// othersOf returns those of the listed claims that are others', on keys that p
+// may write.
+func (kv *KV) othersOf(p *plan, listing []claimRecord) (others []claimRecord) {
 	for _, c := range listing {
 		if p.writes(c.key) && !kv.session.ours(c) {
-			way = append(way, c)
+			others = append(others, c)
 		}
 	}
-	return rev, way, nil
+	return others
 }
 
 // clear asks for the claims in the way, if they have not been asked for, and

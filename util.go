@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // openEnd as the end of a range means that the range has none.
@@ -251,8 +252,11 @@ func outcomeOf(err error) outcome {
 			return refused
 		}
 	}
-	if strings.Contains(err.Error(), "trying to send message larger than max") {
-		return refused // gRPC's own limit, checked before anything is sent
+	// The client's own limit, checked before anything is sent. A server says it
+	// of its reply, after it has done the work, with "grpc: " in front.
+	var s interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &s) && strings.HasPrefix(s.GRPCStatus().Message(), "trying to send message larger than max") {
+		return refused
 	}
 	return unknown
 }

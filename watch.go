@@ -47,7 +47,7 @@ func (s *session) listen(next *int64) error {
 		s.yield(s.cache.reconcile(listing, rev, s.ours, time.Now()))
 		*next = rev + 1
 	}
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(s.ctx))
+	ctx, cancel := context.WithCancel(s.voice)
 	defer cancel()
 	s.mu.Lock()
 	s.relisten = cancel
@@ -68,9 +68,10 @@ func (s *session) listen(next *int64) error {
 			s.apply(ev)
 			*next = ev.Kv.ModRevision + 1
 		}
-		if resp.Created && *next == 0 {
+		if resp.IsProgressNotify() || resp.Created && *next == 0 {
 			*next = resp.Header.Revision + 1
 		}
+		s.told.Store(*next - 1)
 		s.cache.observe(resp.Header)
 		if resp.Created {
 			s.hear()

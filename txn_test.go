@@ -1,0 +1,137 @@
+package leasing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/etcd-leasing/leasing/internal/memetcd"
+)
+
+// Invariant I3: gRPC says that a message is too large to send on both sides. On
+// the client's nothing has been sent; on the server's the work is done.
+func TestI3ReplyTooLargeToSendIsNoRefusal(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		ctx := t.Context()
+		if _, err := r.kv.Put(ctx, "k", "old"); err != nil {
+			t.Fatal(err)
+		}
+		r.get("k")
+		r.wantOwned("k")
+		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			if _, err := do(ctx); err != nil {
+				return nil, err
+			}
+			return nil, status.Errorf(codes.ResourceExhausted, "grpc: trying to send message larger than max (%d vs. %d)", 2, 1)
+		})
+		if _, err := r.kv.Put(ctx, "k", "new"); err == nil {
+			t.Fatal("no error")
+		}
+		r.conn.Intercept(nil)
+		resp, err := r.kv.Get(ctx, "k")
+		if err != nil || string(resp.Kvs[0].Value) != "new" {
+			t.Errorf("stale read: %v, %v; etcd holds %q", resp, err, "new")
+		}
+	})
+}
+
+// Invariant I11: a put that etcd refuses whichever branch is taken.
+func TestI11MalformedPutInTheOtherBranch(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		op   clientv3.Op
+		want error
+	}{
+		{"value beside ignore_value", clientv3.OpPut("x", "v", clientv3.WithIgnoreValue()), rpctypes.ErrValueProvided},
+		{"lease beside ignore_lease", clientv3.OpPut("x", "v", clientv3.WithLease(7), clientv3.WithIgnoreLease()), rpctypes.ErrLeaseProvided},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			onRig(t, func(t *testing.T, r *rig) {
+				r.get("k")
+				for _, kv := range []clientv3.KV{r.srv.NewClient("plain").KV, r.kv} {
+					resp, err := kv.Txn(t.Context()).If(clientv3.Compare(clientv3.Version("k"), "=", 0)).
+						Then(clientv3.OpGet("k")).Else(c.op).Commit()
+					if !errors.Is(err, c.want) {
+						t.Errorf("%T: %v, %v; want %v", kv, resp, err, c.want)
+					}
+				}
+			})
+		})
+	}
+}
+
+// Invariant I10: etcd answers a transaction without operations on whichever
+// member gets it, without asking the leader. The test plays a member that lags.
+func TestI10TransactionWithoutOperations(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		ctx := t.Context()
+		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			resp, err := do(ctx)
+			if q := req.(*etcdserverpb.TxnRequest); err == nil && len(q.Success)+len(q.Failure) == 0 {
+				resp.(*etcdserverpb.TxnResponse).Header.Revision -= 3
+			}
+			return resp, err
+		})
+		for i := range 5 {
+			if _, err := r.kv.Put(ctx, "k", fmt.Sprint(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		first, err := r.kv.Get(ctx, "k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := r.kv.Txn(ctx).If(clientv3.Compare(clientv3.Version("other"), "=", 0)).Commit()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.Header.Revision < first.Header.Revision {
+			t.Errorf("revision %d after %d", resp.Header.Revision, first.Header.Revision)
+		}
+	})
+}
+
+// Invariant I13: a transaction that may write a claim is refused, also if it
+// could be answered from memory.
+func TestI13RefusedWhateverIsOwned(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		commit := func() error {
+			_, err := r.kv.Txn(t.Context()).If(clientv3.Compare(clientv3.Version("k"), "=", 0)).
+				Then(clientv3.OpGet("k")).Else(clientv3.OpPut("claims/x", "v")).Commit()
+			return err
+		}
+		before := commit()
+		r.get("k")
+		if after := commit(); !errors.Is(before, ErrClaimPrefix) || !errors.Is(after, ErrClaimPrefix) {
+			t.Errorf("unowned: %v; owned: %v", before, after)
+		}
+	})
+}
+
+// A claim that etcd has dropped does not hold up a write of its key for long.
+func TestLostClaimDoesNotHoldUpAWrite(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			return nil, memetcd.ErrLost
+		})
+		go r.kv.Get(t.Context(), "k")
+		synctest.Wait()
+		r.conn.Intercept(nil)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		begin := time.Now()
+		if _, err := r.kv.Put(ctx, "k", "v"); err != nil {
+			t.Errorf("after %v: %v", time.Since(begin), err)
+		}
+	})
+}
