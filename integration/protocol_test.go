@@ -246,16 +246,17 @@ func TestCancelledCalls(t *testing.T) {
 	var sentA, sentB etcdtest.Counter
 	release := make(chan struct{})
 	var held atomic.Int64
+	var cut atomic.Bool
 	hold := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		switch r := req.(type) {
 		case *pb.RangeRequest:
-			if string(r.Key) == "foreign" {
+			if cut.Load() && (string(r.Key) == "foreign" || string(r.Key) == "slow") {
 				held.Add(1)
 				<-ctx.Done() // its caller's
 				return ctx.Err()
 			}
 		case *pb.TxnRequest:
-			if fltMayWrite(r, fltPrefix+"slow") {
+			if fltMayWrite(r, fltPrefix+"slow") || fltMayWrite(r, "slow") {
 				held.Add(1)
 				select {
 				case <-release:
@@ -270,6 +271,10 @@ func TestCancelledCalls(t *testing.T) {
 	fltPut(t, a, "foreign", "1")
 	fltOwn(t, b, &sentB, "foreign")
 	link.Cut() // b gives nothing back
+	if _, err := a.Get(fltContext(t), "foreign"); err != nil { // a knows now that it is foreign
+		t.Fatal(err)
+	}
+	cut.Store(true)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	calls := map[string]func() error{
@@ -295,6 +300,7 @@ func TestCancelledCalls(t *testing.T) {
 	fltUntil(t, "all are under way", func() bool { return held.Load() >= 2 && sentA.Of("Txn") >= 5 })
 	cancel()
 	wg.Wait()
+	cut.Store(false)
 	close(release)
 	fltOwn(t, a, &sentA, "slow") // the claim is not the callers'
 	before := sentA.KV()
