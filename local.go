@@ -25,16 +25,8 @@ func (kv *KV) evaluate(cmps []clientv3.Cmp, then, els []clientv3.Op) *clientv3.T
 	if r == nil || len(v.keys) == 0 || !wellFormed(kv.layout, kv.maxOps, cmps, then, els) {
 		return nil
 	}
-	for i, key := range v.keys {
-		if kv.cache.lookup(key) != v.snaps[i] {
-			return nil
-		}
-	}
-	now := time.Now()
-	for _, s := range v.snaps {
-		if !s.lease.live(now) {
-			return nil
-		}
+	if !v.unchanged() || !v.live(time.Now()) {
+		return nil
 	}
 	setHeader(r.Header, kv.cache.ident.Load(), v.rev)
 	setRevisions(r.Responses, v.rev)
@@ -61,6 +53,26 @@ func (v *localView) load(key []byte) *snapshot {
 		v.rev = max(v.rev, s.rev)
 	}
 	return s
+}
+
+// unchanged reports whether all keys still are as they were loaded.
+func (v *localView) unchanged() bool {
+	for i, key := range v.keys {
+		if v.cache.lookup(key) != v.snaps[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// live reports whether every lease that the keys depend on is live.
+func (v *localView) live(now time.Time) bool {
+	for _, s := range v.snaps {
+		if !s.lease.live(now) {
+			return false
+		}
+	}
+	return true
 }
 
 // txn decides and answers a transaction from the view. It is nil if something

@@ -553,3 +553,28 @@ func TestLostHandedInLeaseIsNotAskedForAgain(t *testing.T) {
 		}
 	})
 }
+
+// Invariant I2: the deadline of a new lease counts from when it was asked for.
+func TestI2GrantCountsFromItsSending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := memetcd.New(memetcd.Options{})
+		defer srv.Close()
+		cl, conn := srv.Client("kv")
+		conn.Intercept(func(ctx context.Context, call *memetcd.Call, do next) (proto.Message, error) {
+			resp, err := do(ctx)
+			if call.Method == memetcd.MethodLeaseGrant {
+				time.Sleep(3 * time.Second)
+			}
+			return resp, err
+		})
+		begin := time.Now()
+		kv, err := New(t.Context(), cl, Config{Prefix: "claims/", TTL: rigTTL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer kv.Close()
+		if got, want := kv.session.leases[0].deadline(), begin.Add(rigTTL-margin(rigTTL)); !got.Equal(want) {
+			t.Errorf("the deadline is %v late", got.Sub(want))
+		}
+	})
+}

@@ -135,3 +135,57 @@ func TestLostClaimDoesNotHoldUpAWrite(t *testing.T) {
 		}
 	})
 }
+
+// Invariant I1: a local transaction shows its keys as they were at one instant.
+// Here one of them is written between the looks at them.
+func TestI1LocalTransactionIsOfOneInstant(t *testing.T) {
+	s := run(t, owning("a", 5)+owning("b", 6))
+	v := &localView{cache: s.c}
+	if v.load([]byte("a")) == nil {
+		t.Fatal("a is not owned")
+	}
+	s.play(`
+		begin W a b => a@5 b@6
+		applied W @7 a=w@7 b=w@7`)
+	if v.load([]byte("b")) == nil {
+		t.Fatal("b is not owned")
+	}
+	if v.unchanged() {
+		t.Error("half of a transaction is shown")
+	}
+	again := &localView{cache: s.c}
+	again.load([]byte("a"))
+	again.load([]byte("b"))
+	if !again.unchanged() {
+		t.Error("keys that nobody writes are called changed")
+	}
+}
+
+// Invariant I14: a writer waits for the claim before it asks for it, so that no
+// news of its end is missed. Here the end overtakes the reply.
+func TestI14EndOfTheClaimOvertakesTheReply(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		owner, _ := r.other("owner", 0)
+		defer owner.Close()
+		if _, err := owner.Get(t.Context(), "k"); err != nil {
+			t.Fatal(err)
+		}
+		const late = 50 * time.Millisecond
+		first := true
+		r.on(memetcd.MethodTxn, func(ctx context.Context, _ proto.Message, do next) (proto.Message, error) {
+			resp, err := do(ctx)
+			if first {
+				first = false
+				time.Sleep(late)
+			}
+			return resp, err
+		})
+		begin := time.Now()
+		if _, err := r.kv.Put(t.Context(), "k", "v"); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(begin); d != late {
+			t.Errorf("it took %v, the late reply %v of that", d, late)
+		}
+	})
+}

@@ -270,7 +270,7 @@ func TestCancelledCalls(t *testing.T) {
 	b := fltOpen(t, etcd.ClientVia(link, sentB.Option()), time.Minute)
 	fltPut(t, a, "foreign", "1")
 	fltOwn(t, b, &sentB, "foreign")
-	link.Cut() // b gives nothing back
+	link.Cut()                                                 // b gives nothing back
 	if _, err := a.Get(fltContext(t), "foreign"); err != nil { // a knows now that it is foreign
 		t.Fatal(err)
 	}
