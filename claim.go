@@ -83,13 +83,14 @@ func (l layout) claimOp(key string, lease clientv3.LeaseID) clientv3.Op {
 
 // revokeOp asks the owner that holds key under grant to give it back, once. If
 // there is nothing to ask for (the claim is gone, is another one, or has been
-// revoked already) it reads the claim instead.
+// revoked already) it reads the claim instead. What holds anything else is not a
+// claim, and is not written over.
 func (l layout) revokeOp(key string, grant int64) clientv3.Op {
 	claim := l.claimKey(key)
 	return clientv3.OpTxn(
 		[]clientv3.Cmp{
 			l.holds(key, grant),
-			clientv3.Compare(clientv3.Value(claim), "!=", revokeValue),
+			clientv3.Compare(clientv3.Value(claim), "=", ""),
 		},
 		[]clientv3.Op{clientv3.OpPut(claim, revokeValue, clientv3.WithIgnoreLease())},
 		[]clientv3.Op{clientv3.OpGet(claim)})
@@ -101,7 +102,7 @@ func (l layout) revokeAnyOp(key string) clientv3.Op {
 	return clientv3.OpTxn(
 		[]clientv3.Cmp{
 			clientv3.Compare(clientv3.CreateRevision(claim), ">", 0),
-			clientv3.Compare(clientv3.Value(claim), "!=", revokeValue),
+			clientv3.Compare(clientv3.Value(claim), "=", ""),
 		},
 		[]clientv3.Op{clientv3.OpPut(claim, revokeValue, clientv3.WithIgnoreLease())},
 		nil)

@@ -56,12 +56,12 @@ func TestWireFormat(t *testing.T) {
 			failure { request_range { key: "leasing/k" } }`},
 		{"revoke", l.revokeOp("k", 5), `
 			compare { key: "leasing/k" target: CREATE result: EQUAL create_revision: 5 }
-			compare { key: "leasing/k" target: VALUE result: NOT_EQUAL value: "REVOKE" }
+			compare { key: "leasing/k" target: VALUE value: "" }
 			success { request_put { key: "leasing/k" value: "REVOKE" ignore_lease: true } }
 			failure { request_range { key: "leasing/k" } }`},
 		{"revoke whoever has it", l.revokeAnyOp("k"), `
 			compare { key: "leasing/k" target: CREATE result: GREATER create_revision: 0 }
-			compare { key: "leasing/k" target: VALUE result: NOT_EQUAL value: "REVOKE" }
+			compare { key: "leasing/k" target: VALUE value: "" }
 			success { request_put { key: "leasing/k" value: "REVOKE" ignore_lease: true } }`},
 		{"yield", l.yieldOp(yield{key: "k", grant: 5}), `
 			compare { key: "leasing/k" target: CREATE result: EQUAL create_revision: 5 }

@@ -34,7 +34,8 @@ var (
 type Config struct {
 	// Prefix is where in etcd the claims are kept: the claim of key k is the
 	// key Prefix+k. Every client that writes the same data must use the same
-	// prefix, and no data may be under it. It must not be empty.
+	// prefix, and no data may be under it: data there is taken for claims of
+	// others, and holds up writes. It must not be empty.
 	Prefix string
 
 	// TTL is the time to live of the leases that the claims hang on: for so
@@ -44,7 +45,8 @@ type Config struct {
 	// refuses less than 1 s.
 	TTL time.Duration
 
-	// MaxTxnOps is the servers' --max-txn-ops; 0 means 128, etcd's default.
+	// MaxTxnOps is the servers' --max-txn-ops; 0 means 128, etcd's default. If it
+	// is set higher than theirs, etcd refuses transactions that would fit.
 	MaxTxnOps int
 
 	// Logger gets what the session has to say; nil means the client's logger.
@@ -54,6 +56,9 @@ type Config struct {
 const (
 	defaultTTL       = 60 * time.Second
 	defaultMaxTxnOps = 128
+
+	// slowStart is how long New waits in silence.
+	slowStart = 5 * time.Second
 )
 
 // validate returns the configuration with its defaults.
@@ -93,8 +98,9 @@ var _ clientv3.KV = (*KV)(nil)
 // New returns a KV on cl, which it uses as it is: through cl.KV, cl.Watcher
 // and cl.Lease at this time, so that the wrappers of package namespace,
 // credentials and interceptors apply. It waits until keys can be owned, or
-// until etcd has refused that; ctx bounds the wait and nothing else. The
-// caller must Close the KV before the client.
+// until etcd has refused that, which the log tells: reads then go to etcd. ctx
+// bounds the wait and nothing else. The caller must Close the KV before the
+// client.
 func New(ctx context.Context, cl *clientv3.Client, cfg Config) (*KV, error) {
 	return open(ctx, cl, cfg, handedIn{life: context.Background()})
 }
@@ -130,16 +136,24 @@ func open(ctx context.Context, cl *clientv3.Client, cfg Config, in handedIn) (*K
 	}
 	kv.session.ctx, kv.session.stop = context.WithCancel(cl.Ctx())
 	kv.session.start()
-	select {
-	case <-kv.session.ready:
-		return kv, nil
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-cl.Ctx().Done():
-		err = cl.Ctx().Err()
+	slow := time.NewTimer(slowStart)
+	defer slow.Stop()
+	for {
+		select {
+		case <-kv.session.ready:
+			return kv, nil
+		case <-slow.C:
+			log.Warn("leasing: still no session with etcd, waiting on",
+				zap.String("prefix", cfg.Prefix), zap.Strings("endpoints", cl.Endpoints()))
+			continue
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-cl.Ctx().Done():
+			err = fmt.Errorf("the client is closed: %w", cl.Ctx().Err())
+		}
+		kv.Close()
+		return nil, fmt.Errorf("leasing: no session with etcd at %q under prefix %q: %w", cl.Endpoints(), cfg.Prefix, err)
 	}
-	kv.Close()
-	return nil, fmt.Errorf("leasing: no session with etcd under prefix %q: %w", cfg.Prefix, err)
 }
 
 // NewKV is the drop-in for NewKV of etcd's package client/v3/leasing: the same

@@ -15,6 +15,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/etcd-leasing/leasing/internal/memetcd"
@@ -575,6 +577,50 @@ func TestI2GrantCountsFromItsSending(t *testing.T) {
 		defer kv.Close()
 		if got, want := kv.session.leases[0].deadline(), begin.Add(rigTTL-margin(rigTTL)); !got.Equal(want) {
 			t.Errorf("the deadline is %v late", got.Sub(want))
+		}
+	})
+}
+
+// New does not wait in silence, and says what it has waited for.
+func TestNewTellsWhatItWaitsFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := memetcd.New(memetcd.Options{})
+		defer srv.Close()
+		cl, conn := srv.Client("kv")
+		conn.Cut(memetcd.Both)
+		core, logs := observer.New(zapcore.WarnLevel)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err := New(ctx, cl, Config{Prefix: "claims/", Logger: zap.New(core)})
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), `under prefix "claims/"`) {
+			t.Errorf("the error is %v", err)
+		}
+		if n := logs.FilterMessageSnippet("still no session").Len(); n != 1 {
+			t.Errorf("logged %d times", n)
+		}
+	})
+}
+
+// If etcd refuses leases, New returns, the log tells why, once, and reads go to
+// etcd.
+func TestRefusedLeaseIsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := memetcd.New(memetcd.Options{})
+		defer srv.Close()
+		cl, _ := srv.Client("kv")
+		srv.SetNoSpace(true)
+		core, logs := observer.New(zapcore.WarnLevel)
+		kv, err := New(t.Context(), cl, Config{Prefix: "claims/", Logger: zap.New(core)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer kv.Close()
+		time.Sleep(time.Minute)
+		if _, err := kv.Get(t.Context(), "k"); err != nil {
+			t.Error(err)
+		}
+		if n := logs.FilterMessageSnippet("cannot be granted a lease").Len(); n != 1 {
+			t.Errorf("logged %d times", n)
 		}
 	})
 }

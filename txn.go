@@ -266,7 +266,17 @@ func (kv *KV) clear(ctx context.Context, way blockers, known *waiter, tries int,
 	case err != nil:
 		return err
 	}
-	return kv.wait(ctx, w.gone, pace)
+	err := kv.wait(ctx, w.gone, pace)
+	if err == nil || errors.Is(err, ErrClosed) {
+		return err
+	}
+	r := kv.session.waiters.first(w, way.claims)
+	if r.lease == clientv3.NoLease {
+		return fmt.Errorf("leasing: %q is in the way of %q, but hangs on no lease and so is no claim: move your data, "+
+			"or choose a prefix that holds none: %w", kv.layout.claimKey(r.key), r.key, err)
+	}
+	return fmt.Errorf("leasing: %q is owned by another client, which has not given it back yet (claim %q on lease %x): %w",
+		r.key, kv.layout.claimKey(r.key), r.lease, err)
 }
 
 // wait waits for done, or for the pause of pace, or for the end of ctx or of

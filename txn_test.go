@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -186,6 +187,74 @@ func TestI14EndOfTheClaimOvertakesTheReply(t *testing.T) {
 		}
 		if d := time.Since(begin); d != late {
 			t.Errorf("it took %v, the late reply %v of that", d, late)
+		}
+	})
+}
+
+// Data under the claim prefix holds up the writes of a key, as it looks like
+// somebody's claim. It is not written over, and the error says what is wrong.
+func TestDataUnderThePrefixIsLeftAlone(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		plain := r.srv.NewClient("plain")
+		if _, err := plain.Put(t.Context(), "claims/k", "data"); err != nil {
+			t.Fatal(err)
+		}
+		for name, write := range map[string]func(context.Context) error{
+			"put":   func(ctx context.Context) error { _, err := r.kv.Put(ctx, "k", "v"); return err },
+			"range": func(ctx context.Context) error { _, err := r.kv.Delete(ctx, "k", clientv3.WithPrefix()); return err },
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			err := write(ctx)
+			cancel()
+			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), `"claims/k" is in the way of "k"`) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		resp, err := plain.Get(t.Context(), "claims/k")
+		if err != nil || string(resp.Kvs[0].Value) != "data" {
+			t.Errorf("the data is %v, %v", resp, err)
+		}
+	})
+}
+
+// A writer who has waited in vain is told for whom.
+func TestErrorOfAWriterNamesTheOwner(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		owner, conn := r.other("owner", 0)
+		defer owner.Close()
+		if _, err := owner.Get(t.Context(), "k"); err != nil {
+			t.Fatal(err)
+		}
+		lease := owner.session.leases[0].id
+		conn.Cut(memetcd.Both)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		_, err := r.kv.Txn(ctx).Then(clientv3.OpPut("j", "v"), clientv3.OpPut("k", "v")).Commit()
+		if want := fmt.Sprintf(`"k" is owned by another client, which has not given it back yet (claim "claims/k" on lease %x)`, lease); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	})
+}
+
+// A key that is written singly and in a range is waited for once.
+func TestKeyOfAPointAndARange(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		owner, _ := r.other("owner", time.Millisecond)
+		defer owner.Close()
+		once := true
+		r.on(memetcd.MethodTxn, func(ctx context.Context, _ proto.Message, do next) (proto.Message, error) {
+			if once { // it is claimed after the listing
+				once = false
+				if _, err := owner.Get(t.Context(), "k"); err != nil {
+					t.Error(err)
+				}
+			}
+			return do(ctx)
+		})
+		_, err := r.kv.Txn(t.Context()).If(clientv3.Compare(clientv3.Version("k"), "=", 0)).
+			Then(clientv3.OpPut("k", "v")).Else(clientv3.OpDelete("k", clientv3.WithPrefix())).Commit()
+		if err != nil {
+			t.Error(err)
 		}
 	})
 }

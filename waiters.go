@@ -58,11 +58,15 @@ type waiter struct {
 	pending map[string]struct{} // guarded by waiters.mu
 }
 
+// join makes a waiter for the claims of keys, each of which may be named twice.
 func (ws *waiters) join(keys ...string) *waiter {
 	w := &waiter{gone: make(chan struct{}), pending: make(map[string]struct{}, len(keys))}
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	for _, k := range keys {
+		if _, twice := w.pending[k]; twice {
+			continue
+		}
 		w.pending[k] = struct{}{}
 		ws.m[k] = append(ws.m[k], w)
 	}
@@ -94,6 +98,19 @@ func (ws *waiters) excuse(w *waiter, key string) {
 	if len(w.pending) == 0 {
 		close(w.gone)
 	}
+}
+
+// first returns the first of the claims that w still waits for, or the first of
+// all if it waits for none.
+func (ws *waiters) first(w *waiter, claims []claimRecord) claimRecord {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	for _, r := range claims {
+		if _, ok := w.pending[r.key]; ok {
+			return r
+		}
+	}
+	return claims[0]
 }
 
 // leave ends the waiting of w.
