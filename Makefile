@@ -12,7 +12,7 @@ STATICCHECK = $(CURDIR)/bin/staticcheck
 # The race detector needs cgo, and so a C compiler.
 RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
-.PHONY: test lint unit integration upstream demo bench fuzz clean race
+.PHONY: test lint unit integration upstream demo mutants bench fuzz clean race
 .DEFAULT_GOAL = test
 
 # What must pass before a commit. The output of go test comes last.
@@ -46,6 +46,11 @@ upstream:
 # The protocol as a story, on an etcd of its own. It ends by itself.
 demo:
 	@$(GO) -C integration run ./demo
+
+# Breaks the library on purpose, and fails if no test that needs no server
+# notices. For some of them: make mutants MUTANTS="-run guard"
+mutants:
+	$(GO) run ./internal/mutants $(MUTANTS)
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem .

@@ -27,6 +27,8 @@
 //   - Every client that writes the keys does so through a KV with the same
 //     prefix, of this package or of etcd's. (etcd's brings faults of its own:
 //     its open-ended range deletions pass over other owners.)
+//   - Nothing but claims is stored under the prefix. Data there is taken for
+//     somebody's claim, and holds up writes.
 //   - Nobody deletes claims or revokes their leases by hand. It is noticed
 //     when it happens, but only after the delay of a watch.
 //   - Clock rates differ by less than the margin covers: 5 % of the TTL, and
@@ -44,27 +46,41 @@
 //
 // A read of an owned key costs no request. The first read of a key nobody owns
 // costs one transaction, which goes through raft; a read of a key that is
-// known to be somebody else's costs one plain read. A put of a key that nobody
+// known to be somebody else's costs one plain read, but for one every 2 s that
+// tries to claim it. A put of a key that nobody
 // else owns is one transaction. A put of a key that somebody else owns takes
 // three: one that is refused and revokes, the owner's yield, and the write.
 // A deletion of such a key takes one more: its first transaction holds no put,
 // so that etcd takes deletions while it is out of space.
 // Deletions of ranges list the claims of the range first.
 //
-// A key that was asked for rests before it is claimed again, longer each time
-// that owning it did not pay. So readers do not hold up a writer, and a key
-// that everybody writes is soon left to etcd.
+// A key that was asked for rests before it is claimed again: 250 ms, and longer
+// each time that owning it did not pay, up to 8 s. So readers do not hold up a
+// writer, and a key that everybody writes is soon left to etcd.
+//
+// What was read once stays owned until another client asks for it or the KV is
+// closed, also if it does not exist: one more key in etcd for each, and one
+// lease to renew for each 1,000. Every KV watches all claims under its prefix.
+// Read huge key sets with the plain client.
 //
 // # Faults
 //
 // A KV that is cut off from etcd goes on serving what it owns until shortly
 // before its leases can expire, and not past that; from then on reads go to
 // etcd and fail there as they would for a plain client. Others who want to
-// write its keys wait until its leases have expired, at most the TTL. It heals
-// by itself when etcd is back.
+// write its keys wait until its leases have expired: at most the TTL, 60 s if
+// Config does not say otherwise, after the last renewal that reached etcd. So
+// they do for a process that dies without Close. It heals by itself when etcd is
+// back.
+//
+// While etcd is out of space (NOSPACE), puts are refused, reads and deletions
+// work. But nobody can be asked to give a key back then, as that takes a put:
+// the deletion of a key that another client owns is refused, too.
 //
 // A KV that may not watch or write the claim prefix claims nothing: reads go
-// to etcd, writes are refused with etcd's permission error. What is owned was
+// to etcd. Writes are refused with etcd's permission error if the right to read
+// claims is missing; without the right to write them, single puts are, and what
+// somebody else has to be asked for. What is owned was
 // read with the rights of that time; withdrawn rights do not take it away. Of a
 // transaction that is answered from memory, rights on the branch that is not
 // taken are not checked.
@@ -72,11 +88,11 @@
 // # Limits
 //
 // Keys under the claim prefix are claims. Single writes of them give
-// [ErrClaimPrefix], deletions of ranges leave them alone. Transactions need
-// room for their guards within etcd's limit of operations: up to 127
-// operations fit without comparisons. With comparisons, about 60 keys to be
-// written fit with a guard for each; more are covered by one common guard, up
-// to 127 at each level. What then still does not fit gives [ErrTxnTooLarge].
+// [ErrClaimPrefix], deletions of ranges leave them alone, reads of ranges show
+// them. Transactions need room for their guards within etcd's limit of 128
+// operations: 127 fit. Beside comparisons, up to 60 written keys get a guard
+// each; more are guarded by ranges, as many as there is room for. What then
+// still does not fit gives [ErrTxnTooLarge].
 // Guards also take bytes, a few times the length of each key to be written: a
 // write that comes that close to etcd's limit on the size of requests gets
 // etcd's error. Keys that carry a lease of their own are never owned.

@@ -45,6 +45,30 @@ func Example() {
 	// Output: hello
 }
 
+// The whole of it, with a client of a real etcd.
+func ExampleNew_client() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+
+	cl, err := clientv3.New(clientv3.Config{Endpoints: []string{"localhost:2379"}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer cl.Close()
+	kv, err := leasing.New(ctx, cl, leasing.Config{Prefix: "leasing/"}) // waits for etcd as long as ctx lets it
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kv.Close() // hands every key over
+
+	kv.Get(ctx, "greeting")              // claims the key
+	resp, err := kv.Get(ctx, "greeting") // from memory
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(resp.Kvs)
+}
+
 // A KV takes the place of a client's own, for everything that is given the
 // client.
 func ExampleNewKV() {

@@ -215,6 +215,9 @@ func (p *plan) merge(ops []clientv3.Op, resps []*etcdserverpb.ResponseOp, rev in
 // etcd does not mind a put of a key that the same transaction deletes with an
 // open range; it does if the range has an end, as it gets by being divided.
 func (p *plan) explain(err error) error {
+	if errors.Is(err, rpctypes.ErrPermissionDenied) {
+		return fmt.Errorf("leasing: a write takes the rights to its keys and to their claims under %q: %w", p.layout.prefix, err)
+	}
 	if p.closed && errors.Is(err, rpctypes.ErrDuplicateKey) {
 		return fmt.Errorf("leasing: an open range is deleted in two parts, to spare the claims under %q, "+
 			"and no key of the first may be put in the same transaction: %w", p.layout.prefix, err)
