@@ -264,11 +264,13 @@ func (c *cache) forgetLocked(e *entry) yield {
 // ours doubles while ownership does not pay; any other rests for a while. To
 // pay, it must have been read, and not have been asked back soon after its rest:
 // else readers who take it at once would starve a writer who needs longer than
-// that rest.
+// that rest. For the same reason it doubles if another who took it was asked so
+// soon: with many readers, the writer would have to wait for each in turn.
 func (c *cache) restLocked(e *entry, wasOurs bool, now time.Time) {
 	switch {
-	case !wasOurs:
+	case !wasOurs && now.Sub(e.until) >= payoffRests*e.rest:
 		e.rest = max(e.rest, restMin)
+	case !wasOurs && now.Before(e.until): // it rests as it is
 	case e.reads.Load() >= payoff && now.Sub(e.until) >= payoffRests*e.rest:
 		e.rest = restMin
 	default:

@@ -81,6 +81,12 @@ func (l layout) claimOp(key string, lease clientv3.LeaseID) clientv3.Op {
 		})
 }
 
+// beaconOp claims the empty key, which nobody can want, for lease: an event for
+// the watch to tell.
+func (l layout) beaconOp(lease clientv3.LeaseID) clientv3.Op {
+	return clientv3.OpPut(l.claimKey(""), "", clientv3.WithLease(lease))
+}
+
 // revokeOp asks the owner that holds key under grant to give it back, once. If
 // there is nothing to ask for (the claim is gone, is another one, or has been
 // revoked already) it reads the claim instead. What holds anything else is not a

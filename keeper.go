@@ -24,7 +24,7 @@ func (s *session) keepLoop() {
 		select {
 		case <-t.C:
 		case <-s.kick:
-		case <-s.ctx.Done():
+		case <-s.keeping.Done():
 			t.Stop()
 			return
 		}
@@ -197,22 +197,20 @@ func (k *keeper) keepAlive(ctx context.Context, id clientv3.LeaseID) (sent time.
 }
 
 // probeWatch asks the watch for a sign of life, which then shows in s.heard. If
-// the last one was not answered, it looks whether there was anything to tell:
-// etcd says nothing of a watch that was resumed from a revision to come, as
-// clientv3 does when its connection breaks in a store that nobody writes to.
+// the last one was not answered, it gives the watch something to tell: a claim of
+// ours that is not remembered, and so is yielded when it is seen. etcd does not
+// answer for a watch that was resumed from a revision to come, as its client does
+// when a connection breaks in a store that nobody writes to; nor does its gRPC
+// proxy, ever.
 func (k *keeper) probeWatch(ctx context.Context) {
-	deadline, _ := ctx.Deadline()
-	voice, cancel := context.WithDeadline(k.voice, deadline)
-	defer cancel()
-	if err := k.watcher.RequestProgress(voice); err != nil {
+	if err := k.watcher.RequestProgress(k.voice(ctx)); err != nil {
 		k.log.Debug("leasing: cannot probe the watch", zap.Error(err))
 	}
-	if time.Since(time.Unix(0, k.heard.Load())) < deafness/2 {
-		return
-	}
-	told := k.told.Load()
-	if resp, err := k.kv.Get(ctx, k.layout.prefix); err == nil && resp.Header.Revision <= told {
-		k.hears()
+	now := time.Now()
+	if l, _ := k.room(now); l != nil && now.Sub(k.lastHeard()) > deafness/2 {
+		if _, err := k.kv.Do(ctx, k.layout.beaconOp(l.id)); err != nil {
+			k.log.Debug("leasing: cannot give the watch something to tell", zap.Error(err))
+		}
 	}
 }
 
@@ -232,7 +230,7 @@ func (k *keeper) talked(sent time.Time) {
 	case sent.Sub(k.talkedAt) > deafness:
 		k.talkedAt = time.Time{}
 		k.log.Warn("leasing: the watch on the claim prefix is silent while leases are renewed, all keys are given back",
-			zap.String("prefix", k.layout.prefix), zap.Time("last-heard", time.Unix(0, k.heard.Load())))
+			zap.String("prefix", k.layout.prefix), zap.Time("last-heard", k.lastHeard()))
 		k.startOver()
 	}
 }

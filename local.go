@@ -145,7 +145,7 @@ func wellFormed(l layout, maxOps int, cmps []clientv3.Cmp, then, els []clientv3.
 type former struct {
 	layout  layout
 	written map[string]bool
-	size    int // of the values
+	size    int // of the keys and values
 }
 
 func (f *former) wellFormed(cmps []clientv3.Cmp, ops []clientv3.Op) bool {
@@ -153,8 +153,10 @@ func (f *former) wellFormed(cmps []clientv3.Cmp, ops []clientv3.Op) bool {
 		if len(cmps[i].KeyBytes()) == 0 {
 			return false
 		}
+		f.size += len(cmps[i].KeyBytes()) + len(cmps[i].ValueBytes())
 	}
 	for _, op := range ops {
+		f.size += len(op.KeyBytes()) + len(op.ValueBytes())
 		switch {
 		case op.IsTxn():
 			cmps, then, els := op.Txn()
@@ -172,12 +174,9 @@ func (f *former) wellFormed(cmps []clientv3.Cmp, ops []clientv3.Op) bool {
 			return false
 		default:
 			f.written[string(op.KeyBytes())] = true
-			if f.size += len(op.ValueBytes()); f.size > 1<<20 {
-				return false // it may be larger than etcd takes
-			}
 		}
 	}
-	return true
+	return f.size <= 1<<20 // a larger one may be larger than etcd takes
 }
 
 // validPut reports whether the options of a put go together. An operation does

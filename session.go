@@ -41,6 +41,10 @@ type session struct {
 	stop     context.CancelFunc // ends ctx
 	wg       sync.WaitGroup
 
+	keeping     context.Context    // ctx, of keepLoop alone
+	stopKeeping context.CancelFunc // ends keeping
+	keepers     sync.WaitGroup
+
 	ready     chan struct{} // closed when claims may begin, or are refused for now
 	readyOnce sync.Once
 
@@ -48,10 +52,10 @@ type session struct {
 	yields  queue[yield]
 	waiters waiters
 
-	kick  chan struct{}   // wakes keepLoop
-	heard atomic.Int64    // when the watch was made or last gave a sign of life, in Unix nanoseconds
-	told  atomic.Int64    // the revision up to which it has told everything
-	voice context.Context // of the watch, and of what is asked of it
+	kick  chan struct{} // wakes keepLoop
+	born  time.Time
+	heard atomic.Int64 // when the watch was made or last gave a sign of life, in nanoseconds since born
+	name  string       // of the stream that the watch is on
 
 	// mu guards the rest. No call is made under it but to the leases and the
 	// cache.
@@ -97,17 +101,22 @@ func (s *session) start() {
 	s.ids = make(map[clientv3.LeaseID]struct{})
 	s.pace = backoff{first: 100 * time.Millisecond, last: 10 * time.Second}
 	s.relisten = func() {}
-	// etcd's client puts watches whose contexts bear the same metadata on one
-	// stream, and tells all of them of the progress that one asks for. This
-	// keeps ours apart from those of the application.
-	s.voice = clientv3.WithRequireLeader(
-		metadata.AppendToOutgoingContext(s.ctx, "leasing-session", strconv.FormatUint(rand.Uint64(), 36)))
-	s.hears()
+	s.born, s.name = time.Now(), strconv.FormatUint(rand.Uint64(), 36)
+	s.keeping, s.stopKeeping = context.WithCancel(s.ctx)
 	s.waiters.m = make(map[string][]*waiter)
 	s.unbind = context.AfterFunc(s.life, s.nudge)
-	for _, loop := range []func(){s.listenLoop, s.keepLoop, s.claimLoop, s.yieldLoop} {
+	for _, loop := range []func(){s.listenLoop, s.claimLoop, s.yieldLoop} {
 		s.wg.Go(loop)
 	}
+	s.keepers.Go(s.keepLoop)
+}
+
+// voice is the context of the watch, and of what is asked of it. etcd's client
+// puts watches whose contexts bear the same metadata on one stream, and tells
+// all of them of the progress that one asks for; the name keeps ours apart from
+// those of the application.
+func (s *session) voice(ctx context.Context) context.Context {
+	return clientv3.WithRequireLeader(metadata.AppendToOutgoingContext(ctx, "leasing-session", s.name))
 }
 
 // maxCalls is how many calls of callAll are under way at once.
@@ -121,7 +130,7 @@ func (s *session) callAll(calls []func(context.Context), timeout time.Duration) 
 	for _, call := range calls {
 		slots <- struct{}{}
 		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(s.ctx, timeout)
+			ctx, cancel := context.WithTimeout(s.keeping, timeout)
 			defer cancel()
 			call(ctx)
 			<-slots
@@ -136,6 +145,8 @@ func (s *session) callAll(calls []func(context.Context), timeout time.Duration) 
 // Invariant: I7. What is released has been forgotten.
 func (s *session) close() {
 	s.unbind()
+	s.stopKeeping() // before the watch ends: to ask one for progress that is gone makes a stream that nobody ends
+	s.keepers.Wait()
 	s.stop()
 	s.wg.Wait()
 	s.reset()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -621,6 +622,98 @@ func TestRefusedLeaseIsLoggedOnce(t *testing.T) {
 		}
 		if n := logs.FilterMessageSnippet("cannot be granted a lease").Len(); n != 1 {
 			t.Errorf("logged %d times", n)
+		}
+	})
+}
+
+// slowLease returns from TimeToLive a moment after its context has ended.
+type slowLease struct{ clientv3.Lease }
+
+func (l slowLease) TimeToLive(ctx context.Context, id clientv3.LeaseID, opts ...clientv3.LeaseOption) (*clientv3.LeaseTimeToLiveResponse, error) {
+	resp, err := l.Lease.TimeToLive(ctx, id, opts...)
+	if err != nil {
+		time.Sleep(time.Millisecond)
+	}
+	return resp, err
+}
+
+// Close leaves no stream behind, whatever hangs when it begins: etcd's client
+// makes one for a watch that is asked for progress and is not there any more.
+func TestCloseLeavesNoWatchStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := memetcd.New(memetcd.Options{})
+		defer srv.Close()
+		cl, conn := srv.Client("kv")
+		cl.Lease = slowLease{cl.Lease}
+		kv, err := New(t.Context(), cl, Config{Prefix: "claims/", TTL: rigTTL, Logger: zap.NewNop()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &rig{t: t, srv: srv, conn: conn, kv: kv}
+		r.ownOnLeases(9)
+		conn.Cut(memetcd.Both)
+		time.Sleep(25 * time.Second) // nine renewals hang, more than maxCalls, and a probe waits behind them
+		kv.Close()
+		conn.Heal()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		buf := make([]byte, 1<<22)
+		if n := strings.Count(string(buf[:runtime.Stack(buf, true)]), "(*watchGRPCStream).run("); n > 0 {
+			t.Errorf("%d watch streams are left", n)
+		}
+	})
+}
+
+// What was under way when Close began is not sent again after Close has ended.
+func TestNothingIsSentAfterClose(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		r.get("k")
+		r.wantOwned("k")
+		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			if names(req, "late") {
+				time.Sleep(time.Second)
+			}
+			return do(ctx)
+		})
+		done := make(chan error)
+		go func() { _, err := r.kv.Put(t.Context(), "k", "late"); done <- err }()
+		synctest.Wait()
+		r.kv.Close()
+		before := r.sent()
+		err := <-done
+		if n := r.sent() - before; n > 0 || !errors.Is(err, ErrClosed) {
+			t.Errorf("%d transactions were sent after Close had returned; the put gives %v", n, err)
+		}
+	})
+}
+
+// Invariant I14: etcd's gRPC proxy does not pass requests for progress on ("not supported
+// request type by gRPC proxy"). The watch itself works: it delivers REVOKEs.
+func TestI14WatchThatDoesNotAnswerForProgress(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		r.on(memetcd.MethodWatch, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			if req.(*etcdserverpb.WatchRequest).GetProgressRequest() != nil {
+				return nil, memetcd.ErrLost
+			}
+			return do(ctx)
+		})
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go r.writeAll(ctx) // keys outside of the prefix
+		r.get("k")
+		r.wantOwned("k")
+		local, all := 0, 0
+		for range 600 {
+			time.Sleep(time.Second)
+			if r.kv.cache.lookup("k") != nil {
+				local++
+			}
+			all++
+			r.get("k")
+		}
+		n := r.logs.FilterMessageSnippet("silent").Len()
+		if local < all*9/10 || n > 0 {
+			t.Errorf("%d of %d reads of a key that nobody else wants were served; the watch, which works, was called silent %d times in ten minutes", local, all, n)
 		}
 	})
 }

@@ -126,3 +126,110 @@ func TestHotReadersDoNotStarveARangeDeletion(t *testing.T) {
 		}
 	})
 }
+
+// A writer who is further away than one rest does not have to beat the readers of
+// many KVs one by one.
+func TestManyHotReadersDoNotStarveADistantWriter(t *testing.T) {
+	for _, n := range []int{4, 40} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			onRig(t, func(t *testing.T, r *rig) {
+				ctx, stop := context.WithCancel(t.Context())
+				done := make(chan struct{}, n)
+				for i := range n {
+					kv, _ := r.other(fmt.Sprint("r", i), time.Millisecond)
+					defer kv.Close()
+					go func() {
+						for ctx.Err() == nil {
+							kv.Get(ctx, "k")
+							time.Sleep(5 * time.Millisecond)
+						}
+						done <- struct{}{}
+					}()
+				}
+				w, _ := r.other("writer", 150*time.Millisecond)
+				defer w.Close()
+				time.Sleep(3 * time.Second)
+				wctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+				defer cancel()
+				begin := time.Now()
+				_, err := w.Put(wctx, "k", "v")
+				d := time.Since(begin)
+				stop()
+				for range n {
+					<-done
+				}
+				if err != nil || d > 10*time.Second {
+					t.Errorf("the writer waited for %v: %v", d, err)
+				}
+			})
+		})
+	}
+}
+
+// One transaction, or deletion, of keys that several KVs read often.
+func TestManyHotReadersDoNotStarveALargeWrite(t *testing.T) {
+	const readers, keys = 6, 40
+	for _, c := range []struct {
+		name  string
+		write func(context.Context, *KV) error
+	}{
+		{"flat", func(ctx context.Context, kv *KV) error {
+			var ops []clientv3.Op
+			for i := range keys {
+				ops = append(ops, clientv3.OpPut(fmt.Sprintf("k%02d", i), "v"))
+			}
+			_, err := kv.Txn(ctx).Then(ops...).Commit()
+			return err
+		}},
+		{"covered", func(ctx context.Context, kv *KV) error {
+			var ops []clientv3.Op
+			for i := range 100 {
+				ops = append(ops, clientv3.OpPut(fmt.Sprintf("k%02d", i), "v"))
+			}
+			_, err := kv.Txn(ctx).If(clientv3.Compare(clientv3.Version("z"), "=", 0)).Then(ops...).Commit()
+			return err
+		}},
+		{"mixed", func(ctx context.Context, kv *KV) error {
+			_, err := kv.Txn(ctx).Then(clientv3.OpDelete("k0", clientv3.WithPrefix()), clientv3.OpPut("k15", "v"),
+				clientv3.OpDelete("k2", clientv3.WithPrefix()), clientv3.OpDelete("k3", clientv3.WithPrefix())).Commit()
+			return err
+		}},
+		{"delete", func(ctx context.Context, kv *KV) error {
+			_, err := kv.Delete(ctx, "k", clientv3.WithPrefix())
+			return err
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			onRig(t, func(t *testing.T, r *rig) {
+				ctx, stop := context.WithCancel(t.Context())
+				done := make(chan struct{}, readers)
+				for i := range readers {
+					kv, _ := r.other(fmt.Sprint("r", i), time.Millisecond)
+					defer kv.Close()
+					go func() {
+						for n := i * 7; ctx.Err() == nil; n++ {
+							kv.Get(ctx, fmt.Sprintf("k%02d", n%keys))
+							time.Sleep(time.Duration(1+i) * time.Millisecond)
+						}
+						done <- struct{}{}
+					}()
+				}
+				w, _ := r.other("writer", 100*time.Millisecond)
+				defer w.Close()
+				time.Sleep(3 * time.Second)
+				wctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+				defer cancel()
+				begin := time.Now()
+				err := c.write(wctx, w)
+				d := time.Since(begin)
+				stop()
+				for range readers {
+					<-done
+				}
+				if err != nil || d > 10*time.Second {
+					t.Errorf("the writer waited for %v: %v", d, err)
+				}
+			})
+		})
+	}
+}

@@ -124,6 +124,9 @@ func (kv *KV) decide(ctx context.Context, cmps []clientv3.Cmp, then, els []clien
 func (kv *KV) guarded(ctx context.Context, p *plan) (*clientv3.TxnResponse, error) {
 	pace := backoff{first: 100 * time.Millisecond, last: 2 * time.Second}
 	for tries := 0; ; tries++ {
+		if err := kv.closed(); err != nil {
+			return nil, err
+		}
 		var known *waiter // Invariant: I14. Waiters register before they send.
 		if p.single() {
 			known = kv.session.waiters.join(p.points[0])

@@ -258,3 +258,19 @@ func TestKeyOfAPointAndARange(t *testing.T) {
 		}
 	})
 }
+
+// Invariant I11: a transaction that etcd takes for too large.
+func TestI11LargeComparison(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		r.get("k")
+		r.wantOwned("k")
+		var got [2]error
+		for i, kv := range []clientv3.KV{r.srv.NewClient("plain").KV, r.kv} {
+			_, got[i] = kv.Txn(t.Context()).If(clientv3.Compare(clientv3.Value("k"), "=", strings.Repeat("x", 1700<<10))).
+				Then(clientv3.OpPut("x", "v")).Else(clientv3.OpGet("k")).Commit()
+		}
+		if (got[0] == nil) != (got[1] == nil) {
+			t.Errorf("plain client: %v; KV: %v", got[0], got[1])
+		}
+	})
+}

@@ -47,7 +47,7 @@ func (s *session) listen(next *int64) error {
 		s.yield(s.cache.reconcile(listing, rev, s.ours, time.Now()))
 		*next = rev + 1
 	}
-	ctx, cancel := context.WithCancel(s.voice)
+	ctx, cancel := context.WithCancel(s.voice(s.ctx))
 	defer cancel()
 	s.mu.Lock()
 	s.relisten = cancel
@@ -71,7 +71,6 @@ func (s *session) listen(next *int64) error {
 		if resp.IsProgressNotify() || resp.Created && *next == 0 {
 			*next = resp.Header.Revision + 1
 		}
-		s.told.Store(*next - 1)
 		s.cache.observe(resp.Header)
 		if resp.Created {
 			s.hear()
@@ -128,12 +127,15 @@ func (s *session) list(ctx context.Context, r keyRange) (listing []claimRecord, 
 }
 
 // hears notes a sign of life of the watch.
-func (s *session) hears() { s.heard.Store(time.Now().UnixNano()) }
+func (s *session) hears() { s.heard.Store(int64(time.Since(s.born))) }
+
+// lastHeard is when the watch gave its last sign of life.
+func (s *session) lastHeard() time.Time { return s.born.Add(time.Duration(s.heard.Load())) }
 
 // silent reports whether the watch has given no sign of life for too long. It
 // is asked for one more often than that.
 func (s *session) silent(now time.Time) bool {
-	return now.Sub(time.Unix(0, s.heard.Load())) > deafness
+	return now.Sub(s.lastHeard()) > deafness
 }
 
 // hear is told that the watch runs.
