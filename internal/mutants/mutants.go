@@ -105,9 +105,9 @@ func mutants() []mutant {
 		{"empty prefix accepted", "I13", "kv.go",
 			`case cfg.Prefix == "":`, `case cfg.Prefix == "\x00\x00":`},
 		// I14
-		{"claims sent while the watch is down", "I14", "session.go",
+		{"claims sent while the watch is down", "I14", "claimer.go",
 			"return s.ears && !s.ended && len(s.leases) > 0", "return !s.ended && len(s.leases) > 0"},
-		{"claims sent under a watch that is silent", "I14", "session.go",
+		{"claims sent under a watch that is silent", "I14", "claimer.go",
 			"	if s.silent(now) {\n		return false\n	}\n", ""},
 		{"keys kept when the watch is refused", "I14", "watch.go",
 			"	s.reset()\n	s.readyOnce.Do(func() { close(s.ready) })\n", "	s.readyOnce.Do(func() { close(s.ready) })\n"},

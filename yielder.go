@@ -1,0 +1,105 @@
+package leasing
+
+import (
+	"context"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+// yield has the claims of forgotten keys deleted.
+func (s *session) yield(ys []yield) {
+	if len(ys) > 0 {
+		s.yields.put(ys...)
+	}
+}
+
+// yieldLoop deletes claims, those that come while one batch is under way
+// together in the next, and each until it is confirmed.
+func (s *session) yieldLoop() {
+	pace := backoff{first: 50 * time.Millisecond, last: 10 * time.Second}
+	timeout := patience // a yield may be sent twice, so one that is lost need not hold up the others
+	var failed []yield  // new ones do not wait for these
+	var again <-chan time.Time
+	for {
+		select {
+		case <-s.yields.more:
+		case <-again:
+			again = nil
+			s.yields.put(failed...)
+			failed = nil
+			continue
+		case <-s.ctx.Done():
+			return
+		}
+		for batch := s.yields.take(s.maxBatch); len(batch) > 0; batch = s.yields.take(s.maxBatch) {
+			left := s.sendYields(batch, timeout)
+			if len(left) < len(batch) { // etcd answers
+				s.yields.put(failed...)
+				failed, timeout = nil, patience
+			} else {
+				timeout = min(2*timeout, callTimeout)
+			}
+			failed = append(failed, left...)
+		}
+		if len(failed) == 0 {
+			pace.reset()
+		} else if again == nil {
+			again = time.After(pace.pause())
+		}
+	}
+}
+
+func (s *session) sendYields(batch []yield, timeout time.Duration) (failed []yield) {
+	resp, err := s.batch(timeout, len(batch), func(i int) clientv3.Op { return s.layout.yieldOp(batch[i]) })
+	if err != nil {
+		if len(batch) == 1 || outcomeOf(err) != refused {
+			s.log.Debug("leasing: yield failed, will be tried again", zap.Error(err))
+			return batch
+		}
+		for i := range batch {
+			failed = append(failed, s.sendYields(batch[i:i+1], timeout)...)
+		}
+		return failed
+	}
+	for i, y := range batch {
+		if y.grant == 0 {
+			if kv := onlyKV(resp.txns[i].Responses[0]); kv != nil && clientv3.LeaseID(kv.Lease) == y.lease.id {
+				s.yield(s.cache.found(y, kv.CreateRevision))
+				continue
+			}
+		}
+		s.cache.yielded(y)
+		s.waiters.wake(y.key)
+	}
+	s.cache.observe(resp.header)
+	return nil
+}
+
+// revoke asks for claims of others back, those given, for w, which waits for
+// them. What turns out to be gone is not waited for.
+func (s *session) revoke(ctx context.Context, claims []claimRecord, w *waiter) error {
+	most := s.maxBatch
+	for len(claims) > 0 {
+		n := min(len(claims), most)
+		resp, err := s.send(ctx, n, func(i int) clientv3.Op { return s.layout.revokeOp(claims[i].key, claims[i].grant) })
+		if outcomeOf(err) == refused && n > 1 {
+			most = 1 // for the error of the one at fault, or for a server that takes fewer
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for i, t := range resp.txns {
+			if t.Succeeded {
+				continue
+			}
+			if kv := onlyKV(t.Responses[0]); kv == nil || kv.CreateRevision != claims[i].grant {
+				s.waiters.excuse(w, claims[i].key)
+			}
+		}
+		claims = claims[n:]
+	}
+	return nil
+}
