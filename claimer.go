@@ -134,8 +134,8 @@ func (s *session) setSending(t time.Time) {
 func (s *session) denied(key string, err error) {
 	log := s.log.Debug
 	s.mu.Lock()
-	if !s.barred && errors.Is(err, rpctypes.ErrPermissionDenied) {
-		s.barred, log = true, s.log.Warn
+	if !s.denials && errors.Is(err, rpctypes.ErrPermissionDenied) {
+		s.denials, log = true, s.log.Warn
 	}
 	s.mu.Unlock()
 	log("leasing: etcd refuses a claim, reads of such keys go to etcd",

@@ -39,7 +39,7 @@ type keeper struct {
 	bounds   time.Time // when to renew the lease that was handed in
 	grant    time.Time // not to grant before
 	grants   backoff
-	denied   bool      // etcd has refused a grant, and that has been logged
+	refused  bool      // etcd has refused a grant, and that has been logged
 	revoke   time.Time // not to revoke before
 	revokes  backoff
 	probe    time.Time // when to ask the watch for a sign of life
@@ -137,8 +137,8 @@ func (k *keeper) grantLease(ctx context.Context) {
 	resp, err := k.lessor.Grant(ctx, k.ttl)
 	if err != nil {
 		log := k.log.Debug
-		if isAnswer(err) && !k.denied {
-			k.denied, log = true, k.log.Warn
+		if isAnswer(err) && !k.refused {
+			k.refused, log = true, k.log.Warn
 		}
 		log("leasing: cannot be granted a lease, reads go to etcd, will try again", zap.Int64("ttl-seconds", k.ttl), zap.Error(err))
 		k.grant = time.Now().Add(k.grants.pause())

@@ -61,7 +61,7 @@ type session struct {
 	ears     bool               // the watch runs (I14)
 	relisten context.CancelFunc // ends the watch that runs, so that another is made
 	deafened bool               // the watch was refused, and that has been logged
-	barred   bool               // a claim was refused for lack of rights, and that has been logged
+	denials  bool               // a claim was refused for lack of rights, and that has been logged
 	ended    bool               // nothing is claimed any more
 	leases   []*lease
 	ids      map[clientv3.LeaseID]struct{} // every lease of ours that may hold claims

@@ -238,11 +238,9 @@ func (kv *KV) othersOf(p *plan, listing []claimRecord) (others []claimRecord) {
 // waiter that was there before, if there is one.
 func (kv *KV) clear(ctx context.Context, way blockers, known *waiter, tries int, pace *backoff) error {
 	if len(way.claims) == 0 {
-		// A claim went, or a new one came. At the first time, look at once.
-		if tries == 0 {
-			return ctx.Err()
-		}
-		return kv.wait(ctx, nil, pace)
+		// A claim went, or a new one came, and nobody is to be waited for.
+		d := min(time.Duration(tries)*10*time.Millisecond, 200*time.Millisecond)
+		return kv.wait(ctx, nil, &backoff{first: d, last: d})
 	}
 	w := known
 	if w == nil {
