@@ -4,6 +4,7 @@
 GO ?= go
 FUZZTIME ?= 30s
 UPSTREAM ?= -count=5
+SEEDS ?= 200
 
 GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
 MODULES = . integration integration/upstream
@@ -12,11 +13,11 @@ STATICCHECK = $(CURDIR)/bin/staticcheck
 # The race detector needs cgo, and so a C compiler.
 RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
-.PHONY: test lint unit integration upstream demo mutants bench fuzz clean race
+.PHONY: test lint unit sim integration upstream demo mutants bench fuzz clean race
 .DEFAULT_GOAL = test
 
 # What must pass before a commit. The output of go test comes last.
-test: lint unit integration upstream
+test: lint unit sim integration upstream
 
 # Formatting, vet, staticcheck, and a go.mod and go.sum that are tidy.
 lint: $(STATICCHECK)
@@ -33,6 +34,11 @@ $(STATICCHECK): .ci/tools/go.mod .ci/tools/go.sum
 # Tests that need no server.
 unit: race
 	$(GO) test $(RACE) ./...
+
+# More seeds of the simulation, without the race detector, which is ten times
+# quicker: make sim SEEDS=20000
+sim:
+	$(GO) test -timeout 0 -run 'TestSimulation$$' -sim.seeds $(SEEDS) .
 
 # Tests on real etcd members inside the test process.
 integration: race

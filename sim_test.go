@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	simSeeds = flag.Int("sim.seeds", 40, "how many seeds TestSimulation runs")
+	simSeeds = flag.Int("sim.seeds", 20, "how many seeds TestSimulation runs")
 	simFirst = flag.Uint64("sim.first", 1, "the first of them")
 )
 
