@@ -1,6 +1,7 @@
 package leasing
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,6 +52,8 @@ type Config struct {
 
 	// Logger gets what the session has to say; nil means the client's logger.
 	Logger *zap.Logger
+
+	perLease int // the most claims on one lease, in tests; 0 is the default
 }
 
 const (
@@ -120,7 +123,7 @@ func open(ctx context.Context, cl *clientv3.Client, cfg Config, in handedIn) (*K
 	if log == nil {
 		log = cl.GetLogger()
 	}
-	perLease := claimsPerLease
+	perLease := cmp.Or(cfg.perLease, claimsPerLease)
 	if cl.Username != "" {
 		perLease = claimsPerAuthLease
 	}

@@ -31,12 +31,22 @@ const rigTTL = 60 * time.Second
 
 func onRig(t *testing.T, test func(t *testing.T, r *rig)) {
 	t.Helper()
+	onRigOf(t, Config{}, test)
+}
+
+// fourPerLease is a configuration with many leases for few keys.
+var fourPerLease = Config{perLease: 4}
+
+// onRigOf is onRig with what cfg says besides.
+func onRigOf(t *testing.T, cfg Config, test func(t *testing.T, r *rig)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		srv := memetcd.New(memetcd.Options{})
 		defer srv.Close()
 		cl, conn := srv.Client("kv")
 		core, logs := observer.New(zapcore.InfoLevel)
-		kv, err := New(t.Context(), cl, Config{Prefix: "claims/", TTL: rigTTL, Logger: zap.New(core)})
+		cfg.Prefix, cfg.TTL, cfg.Logger = "claims/", rigTTL, zap.New(core)
+		kv, err := New(t.Context(), cl, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -326,10 +326,10 @@ func (r *rig) interceptBatch(keys ...string) func(func(context.Context, proto.Me
 	}
 }
 
-// ownOnLeases makes the KV own 4 n keys on n leases; it returns the leases.
+// ownOnLeases makes a KV with four claims a lease own 4 n keys on n leases; it
+// returns the leases.
 func (r *rig) ownOnLeases(n int) []*lease {
 	r.t.Helper()
-	r.kv.session.perLease = 4
 	for i := range 4 * n {
 		r.get(fmt.Sprint(i))
 		synctest.Wait() // a lease is added when there is no more room
@@ -338,12 +338,14 @@ func (r *rig) ownOnLeases(n int) []*lease {
 	for i := range 4 * n {
 		r.wantOwned(fmt.Sprint(i))
 	}
-	return r.kv.session.leases
+	r.kv.session.mu.Lock()
+	defer r.kv.session.mu.Unlock()
+	return slices.Clone(r.kv.session.leases)
 }
 
 // Close revokes every lease that it can, whatever becomes of one of them.
 func TestCloseGoesOnAfterARefusedRevoke(t *testing.T) {
-	onRig(t, func(t *testing.T, r *rig) {
+	onRigOf(t, fourPerLease, func(t *testing.T, r *rig) {
 		stays := int64(r.ownOnLeases(3)[0].id)
 		r.on(memetcd.MethodLeaseRevoke, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
 			if req.(*etcdserverpb.LeaseRevokeRequest).ID == stays {
@@ -360,7 +362,7 @@ func TestCloseGoesOnAfterARefusedRevoke(t *testing.T) {
 
 // With etcd away, Close waits for one reply and not for one a lease.
 func TestCloseWithEtcdAwayIsBounded(t *testing.T) {
-	onRig(t, func(t *testing.T, r *rig) {
+	onRigOf(t, fourPerLease, func(t *testing.T, r *rig) {
 		r.ownOnLeases(4)
 		r.conn.Cut(memetcd.Both)
 		begin := time.Now()
@@ -488,7 +490,7 @@ func TestOneLostYieldHoldsUpNoOther(t *testing.T) {
 
 // A slow etcd does not get the bound of Close for each of the leases.
 func TestCloseWithASlowEtcdIsBounded(t *testing.T) {
-	onRig(t, func(t *testing.T, r *rig) {
+	onRigOf(t, fourPerLease, func(t *testing.T, r *rig) {
 		r.ownOnLeases(5)
 		r.on(memetcd.MethodLeaseRevoke, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
 			time.Sleep(2 * time.Second)
@@ -645,7 +647,7 @@ func TestCloseLeavesNoWatchStream(t *testing.T) {
 		defer srv.Close()
 		cl, conn := srv.Client("kv")
 		cl.Lease = slowLease{cl.Lease}
-		kv, err := New(t.Context(), cl, Config{Prefix: "claims/", TTL: rigTTL, Logger: zap.NewNop()})
+		kv, err := New(t.Context(), cl, Config{Prefix: "claims/", TTL: rigTTL, Logger: zap.NewNop(), perLease: 4})
 		if err != nil {
 			t.Fatal(err)
 		}
