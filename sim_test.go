@@ -6,6 +6,8 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -27,6 +29,7 @@ import (
 var (
 	simSeeds = flag.Int("sim.seeds", 20, "how many seeds TestSimulation runs")
 	simFirst = flag.Uint64("sim.first", 1, "the first of them")
+	simDraw  = flag.String("sim.draw", "", "folder for pictures of histories that are not linearizable")
 )
 
 // TestSimulation runs several KVs and a plain client on one etcd in memory, in
@@ -40,7 +43,7 @@ func TestSimulation(t *testing.T) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { simulate(t, seed) })
 			if t.Failed() {
-				t.Logf("to see it again: go test -run 'TestSimulation$' -sim.seeds 1 -sim.first %d .", seed)
+				t.Logf("to see it again, and in a picture: go test -run 'TestSimulation$' -sim.seeds 1 -sim.first %d -sim.draw . .", seed)
 			}
 		})
 	}
@@ -256,7 +259,7 @@ func (s *sim) op(ctx context.Context, rng *rand.Rand, n *node, kv clientv3.KV) (
 		if err != nil {
 			return 0, err
 		}
-		s.saw(n, key, call, (*pb.RangeResponse)(resp), resp.Header.Revision)
+		s.saw(n, key, call, (*pb.RangeResponse)(resp), resp.Header.Revision, true)
 		return resp.Header.Revision, nil
 	case kind < 60:
 		resp, err := kv.Txn(ctx).Then(clientv3.OpGet("pair/1"), clientv3.OpGet("pair/2")).Commit()
@@ -265,7 +268,7 @@ func (s *sim) op(ctx context.Context, rng *rand.Rand, n *node, kv clientv3.KV) (
 		}
 		var got [2]string // less the mark of the key
 		for i, r := range resp.Responses {
-			s.saw(n, simKeys[3+i], call, r.GetResponseRange(), resp.Header.Revision)
+			s.saw(n, simKeys[3+i], call, r.GetResponseRange(), resp.Header.Revision, true)
 			for _, kv := range r.GetResponseRange().Kvs {
 				got[i] = string(kv.Value[2:])
 			}
@@ -314,16 +317,16 @@ func (s *sim) op(ctx context.Context, rng *rand.Rand, n *node, kv clientv3.KV) (
 	if err != nil {
 		return 0, errors.Join(s.wrote(n, call, "t"+val, 0, err, other), s.wrote(n, call, "e"+val, 0, err, key))
 	}
-	s.saw(n, key, call, resp.Responses[0].GetResponseRange(), resp.Header.Revision)
+	s.saw(n, key, call, resp.Responses[0].GetResponseRange(), resp.Header.Revision, false)
 	if resp.Succeeded {
 		return resp.Header.Revision, s.wrote(n, call, "t"+val, resp.Header.Revision, nil, other)
 	}
 	return resp.Header.Revision, s.wrote(n, call, "e"+val, resp.Header.Revision, nil, key)
 }
 
-// saw notes what a read returned.
-func (s *sim) saw(n *node, key string, call int64, r *pb.RangeResponse, header int64) {
-	read := history.Read{Client: n.name, Call: call, Ret: s.now(), Header: header}
+// saw notes what a read returned, and whether it was alone, with no write.
+func (s *sim) saw(n *node, key string, call int64, r *pb.RangeResponse, header int64, alone bool) {
+	read := history.Read{Client: n.name, Call: call, Ret: s.now(), Header: header, AsOf: alone}
 	if len(r.Kvs) > 0 {
 		read.KV = r.Kvs[0]
 	}
@@ -363,7 +366,7 @@ func (s *sim) check(plain *node) {
 			if err != nil {
 				s.t.Fatalf("%s does not heal: %v", n.name, err)
 			}
-			s.saw(n, key, call, (*pb.RangeResponse)(resp), resp.Header.Revision)
+			s.saw(n, key, call, (*pb.RangeResponse)(resp), resp.Header.Revision, true)
 		}
 	}
 	for _, n := range s.nodes {
@@ -374,6 +377,7 @@ func (s *sim) check(plain *node) {
 	for _, key := range simKeys {
 		if err := history.Check(s.events[key], s.writes[key], s.reads[key]); err != nil {
 			s.t.Errorf("key %q: %v", key, err)
+			s.draw(key, err)
 		}
 	}
 	time.Sleep(2 * s.ttl) // claims of leases whose grant got no answer
@@ -381,4 +385,18 @@ func (s *sim) check(plain *node) {
 	if err != nil || len(left.Kvs) > 0 {
 		s.t.Errorf("claims are left: %v, %v", left, err)
 	}
+}
+
+// draw writes porcupine's picture of a history that is not linearizable.
+func (s *sim) draw(key string, err error) {
+	var v *history.Violation
+	if *simDraw == "" || !errors.As(err, &v) {
+		return
+	}
+	name := filepath.Join(*simDraw, "history-"+strings.ReplaceAll(key, "/", "-")+".html")
+	f, err := os.Create(name)
+	if err == nil {
+		err = errors.Join(v.Picture(f), f.Close())
+	}
+	s.t.Logf("key %q is drawn in %s (%v)", key, name, err)
 }

@@ -25,6 +25,11 @@ func read(call, ret int64, ev *clientv3.Event) Read {
 	return r
 }
 
+func asOf(r Read, header int64) Read {
+	r.AsOf, r.Header = true, header
+	return r
+}
+
 func TestCheck(t *testing.T) {
 	a, b, d := put(2, "a"), put(3, "b"), del(4)
 	wrong := put(2, "x")
@@ -43,17 +48,22 @@ func TestCheck(t *testing.T) {
 		{"nothing", nil, nil, []Read{read(1, 2, nil)}, ""},
 		{"in order", []*clientv3.Event{a, b, d}, []Write{wa, wb, wd}, []Read{read(12, 14, a), read(21, 25, b), read(41, 60, nil)}, ""},
 		{"either side of a write", []*clientv3.Event{a, b}, []Write{wa, wb}, []Read{read(16, 17, a), read(18, 19, b)}, ""},
-		{"stale", []*clientv3.Event{a, b}, []Write{wa, wb}, []Read{read(31, 32, a)}, "must come before"},
-		{"back in time", []*clientv3.Event{a, b}, []Write{wa, wb}, []Read{read(16, 17, b), read(18, 19, a)}, "cannot have been there"},
-		{"before the write", []*clientv3.Event{a}, []Write{wa}, []Read{read(1, 9, a)}, "cannot have been there"},
-		{"absent too late", []*clientv3.Event{a}, []Write{wa}, []Read{read(21, 22, nil)}, "must come before"},
-		{"absent while there", []*clientv3.Event{a, b, d}, []Write{wa, wb, wd}, []Read{read(31, 39, nil)}, "must come before"},
+		{"stale", []*clientv3.Event{a, b}, []Write{wa, wb}, []Read{read(31, 32, a)}, "not linearizable"},
+		{"back in time", []*clientv3.Event{a, b}, []Write{wa, wb}, []Read{read(16, 17, b), read(18, 19, a)}, "not linearizable"},
+		{"before the write", []*clientv3.Event{a}, []Write{wa}, []Read{read(1, 9, a)}, "not linearizable"},
+		{"absent too late", []*clientv3.Event{a}, []Write{wa}, []Read{read(21, 22, nil)}, "not linearizable"},
+		{"absent while there", []*clientv3.Event{a, b, d}, []Write{wa, wb, wd}, []Read{read(31, 39, nil)}, "not linearizable"},
 		{"unknown, applied late", []*clientv3.Event{a, b}, []Write{wa, lost}, []Read{read(90, 91, a), read(92, 93, b)}, ""},
 		{"unknown, not applied", []*clientv3.Event{a}, []Write{wa, lost}, []Read{read(90, 91, a)}, ""},
 		{"acknowledged, not applied", []*clientv3.Event{a}, []Write{wa, wb}, nil, "no such event"},
 		{"applied twice", []*clientv3.Event{a, put(5, "a")}, []Write{wa}, nil, "applied twice"},
 		{"wrong value", []*clientv3.Event{a}, []Write{wa}, []Read{read(30, 31, wrong)}, "but it was"},
 		{"never was", []*clientv3.Event{a}, []Write{wa}, []Read{read(30, 31, b)}, "never was"},
+		{"as of its header", []*clientv3.Event{a, b}, []Write{wa, wb}, []Read{asOf(read(16, 17, a), 2), asOf(read(18, 19, b), 7)}, ""},
+		{"absent as of its header", []*clientv3.Event{a, b, d}, []Write{wa, wb, wd}, []Read{asOf(read(45, 60, nil), 4), asOf(read(5, 19, nil), 1)}, ""},
+		{"header too new", []*clientv3.Event{a, b}, []Write{wa, wb}, []Read{asOf(read(16, 17, a), 3)}, "as of revision 3, but it was"},
+		{"absent under a header too new", []*clientv3.Event{a}, []Write{wa}, []Read{asOf(read(9, 17, nil), 2)}, "as of revision 2, but it was"},
+		{"out of order", []*clientv3.Event{b, a}, nil, nil, "out of order"},
 	} {
 		err := Check(tt.events, tt.writes, tt.reads)
 		switch {
@@ -62,5 +72,18 @@ func TestCheck(t *testing.T) {
 		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
 			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
 		}
+	}
+}
+
+func TestPicture(t *testing.T) {
+	a := put(2, "a")
+	err := Check([]*clientv3.Event{a}, []Write{{Client: "a", Call: 10, Ret: 20, Value: "a", Rev: 2}}, []Read{read(21, 22, nil)})
+	var v *Violation
+	if !errors.As(err, &v) {
+		t.Fatalf("got %v", err)
+	}
+	var page strings.Builder
+	if err := v.Picture(&page); err != nil || !strings.Contains(page.String(), "reader reads") {
+		t.Errorf("the picture shows no read: %v", err)
 	}
 }
