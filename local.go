@@ -22,7 +22,7 @@ func (kv *KV) evaluate(cmps []clientv3.Cmp, then, els []clientv3.Op) *clientv3.T
 	}
 	v := &localView{cache: kv.cache, rev: kv.cache.seen.Load()}
 	r := v.txn(cmps, then, els)
-	if r == nil || len(v.keys) == 0 || !wellFormed(kv.layout, kv.maxOps, cmps, then, els) {
+	if r == nil || kv.cache.ident.Load() == nil || !wellFormed(kv.layout, kv.maxOps, cmps, then, els) {
 		return nil
 	}
 	if !v.unchanged() || !v.live(time.Now()) {

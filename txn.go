@@ -114,9 +114,6 @@ func (kv *KV) decide(ctx context.Context, cmps []clientv3.Cmp, then, els []clien
 	if alone {
 		resp.Responses = nil
 	}
-	if len(cmps)+len(then)+len(els) == 0 { // it says nothing else
-		resp.Header.Revision = kv.cache.seen.Load()
-	}
 	return resp, nil
 }
 

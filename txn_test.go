@@ -274,3 +274,30 @@ func TestI11LargeComparison(t *testing.T) {
 		}
 	})
 }
+
+// A transaction that turns out to do nothing is answered from memory, also with
+// etcd away, and its header is complete and not behind.
+func TestI10TransactionThatDoesNothing(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		put, err := r.kv.Put(t.Context(), "k", "v")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.conn.Cut(memetcd.Both)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		for name, txn := range map[string]clientv3.Txn{
+			"empty":                       r.kv.Txn(ctx),
+			"but in the branch not taken": r.kv.Txn(ctx).Then().Else(clientv3.OpPut("k", "w")),
+		} {
+			resp, err := txn.Commit()
+			if err != nil || !resp.Succeeded || len(resp.Responses) > 0 {
+				t.Fatalf("%s: %v, %v", name, resp, err)
+			}
+			h := resp.Header
+			if h.Revision != put.Header.Revision || h.ClusterId == 0 || h.MemberId == 0 || h.RaftTerm == 0 {
+				t.Errorf("%s: its header is %v", name, h)
+			}
+		}
+	})
+}
