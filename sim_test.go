@@ -27,7 +27,7 @@ import (
 )
 
 var (
-	simSeeds = flag.Int("sim.seeds", 20, "how many seeds TestSimulation runs")
+	simSeeds = flag.Int("sim.seeds", 8, "how many seeds TestSimulation runs")
 	simFirst = flag.Uint64("sim.first", 1, "the first of them")
 	simDraw  = flag.String("sim.draw", "", "folder for pictures of histories that are not linearizable")
 )
