@@ -347,6 +347,7 @@ func (s *side) do(ctx context.Context, n int, f spec) (string, []int64) {
 func TestRepliesEqualThePlainClients(t *testing.T) {
 	for seed := range uint64(24) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) { compareReplies(t, seed, 400) })
 		})
 	}

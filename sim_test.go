@@ -41,6 +41,7 @@ func TestSimulation(t *testing.T) {
 	for i := range *simSeeds {
 		seed := *simFirst + uint64(i)
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) { simulate(t, seed) })
 			if t.Failed() {
 				t.Logf("to see it again, and in a picture: go test -run 'TestSimulation$' -sim.seeds 1 -sim.first %d -sim.draw . .", seed)

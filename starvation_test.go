@@ -99,6 +99,7 @@ func TestHotReaderDoesNotStarveAWriterWhoseWatchLags(t *testing.T) {
 
 // The range deletion of many hot keys of somebody else's, 30 ms away.
 func TestHotReadersDoNotStarveARangeDeletion(t *testing.T) {
+	t.Parallel()
 	onRig(t, func(t *testing.T, r *rig) {
 		kv2, _ := r.other("kv2", 15*time.Millisecond)
 		defer kv2.Close()
@@ -130,6 +131,7 @@ func TestHotReadersDoNotStarveARangeDeletion(t *testing.T) {
 // A writer who is further away than one rest does not have to beat the readers of
 // many KVs one by one.
 func TestManyHotReadersDoNotStarveADistantWriter(t *testing.T) {
+	t.Parallel()
 	for _, n := range []int{4, 40} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			onRig(t, func(t *testing.T, r *rig) {
@@ -168,6 +170,7 @@ func TestManyHotReadersDoNotStarveADistantWriter(t *testing.T) {
 
 // One transaction, or deletion, of keys that several KVs read often.
 func TestManyHotReadersDoNotStarveALargeWrite(t *testing.T) {
+	t.Parallel()
 	const readers, keys = 6, 40
 	for _, c := range []struct {
 		name  string
