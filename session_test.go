@@ -719,3 +719,32 @@ func TestI14WatchThatDoesNotAnswerForProgress(t *testing.T) {
 		}
 	})
 }
+
+// Invariant I14: two KVs that both have to give their watches something to tell
+// write into one claim. Each hears of it, neither loses anything, and it goes.
+func TestI14TwoWatchesAreGivenSomethingToTell(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		other, conn := r.other("other", 0)
+		defer other.Close()
+		for _, c := range []*memetcd.Conn{r.conn, conn} {
+			c.Intercept(func(ctx context.Context, call *memetcd.Call, do next) (proto.Message, error) {
+				if q, ok := call.Request.(*etcdserverpb.WatchRequest); ok && q.GetProgressRequest() != nil {
+					return nil, memetcd.ErrLost
+				}
+				return do(ctx)
+			})
+		}
+		r.get("k")
+		if _, err := other.Get(t.Context(), "j"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		r.wantOwned("k")
+		if other.cache.lookup("j") == nil {
+			t.Error(`"j" is not owned`)
+		}
+		if keys := r.claims(); !slices.Equal(keys, []string{"j", "k"}) {
+			t.Errorf("claimed: %q", keys)
+		}
+	})
+}
