@@ -74,9 +74,10 @@ func fltOwn(t testing.TB, kv clientv3.KV, sent *etcdtest.Counter, key string) {
 	t.Helper()
 	ctx := fltContext(t)
 	fltUntil(t, fmt.Sprintf("%q is owned", key), func() bool {
+		t.Helper()
 		before := sent.KV()
 		if _, err := kv.Get(ctx, key); err != nil {
-			t.Fatal(err)
+			t.Fatalf("%q is not owned: %v", key, err)
 		}
 		return sent.KV() == before
 	})
