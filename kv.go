@@ -181,8 +181,10 @@ func NewKV(cl *clientv3.Client, pfx string, opts ...concurrency.SessionOption) (
 // goes straight through. It waits for everything that the KV has started, is
 // done within 3 s, and 20 ms more for each 1,000 keys (100 with password
 // authentication), even if etcd cannot be reached (what is owned then passes on
-// when its leases expire), and may be called more than once. Its error is
-// always nil.
+// when its leases expire), and may be called more than once. A caller that waits
+// for a key of somebody else's gets ErrClosed; a request that a caller has under
+// way is left to be answered, or to end with its context. The error is always
+// nil.
 func (kv *KV) Close() error {
 	kv.closeOnce.Do(func() {
 		close(kv.closing)
