@@ -172,7 +172,7 @@ func TestI2FastServer(t *testing.T) {
 				onCluster(t, memetcd.Options{ClockRate: 1.04, Latency: 5 * time.Millisecond}, func(t *testing.T, c *cluster) {
 					var mu sync.Mutex
 					var expired time.Time
-					c.srv.OnApply(func(_ int64, events []*mvccpb.Event) {
+					c.srv.OnApply(func(_ context.Context, _ int64, events []*mvccpb.Event) {
 						mu.Lock()
 						defer mu.Unlock()
 						for _, ev := range events {

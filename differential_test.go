@@ -37,7 +37,7 @@ const claimPrefix = "claims/"
 
 func newSide(srv *memetcd.Server) *side {
 	s := &side{}
-	srv.OnApply(func(rev int64, events []*mvccpb.Event) {
+	srv.OnApply(func(_ context.Context, rev int64, events []*mvccpb.Event) {
 		for _, ev := range events {
 			if !strings.HasPrefix(string(ev.Kv.Key), claimPrefix) {
 				s.mu.Lock()

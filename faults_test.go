@@ -87,7 +87,7 @@ func (p *peer) meet(harm string, meant func(*memetcd.Call) bool) *fate {
 // puts counts how often key got a new value.
 func (c *cluster) puts(key string) func() int {
 	var n atomic.Int32
-	c.srv.OnApply(func(_ int64, events []*mvccpb.Event) {
+	c.srv.OnApply(func(_ context.Context, _ int64, events []*mvccpb.Event) {
 		for _, ev := range events {
 			if string(ev.Kv.Key) == key {
 				n.Add(1)

@@ -524,11 +524,17 @@ func (h *fltHistory) check(plain *clientv3.Client, kvs map[string]clientv3.KV) {
 	defer h.mu.Unlock()
 	h.distinguishLocked()
 	events, reads, writes := 0, 0, 0
+	var all []linear.Key
 	for _, key := range h.keys {
-		if err := linear.Check(h.events[key], h.writes[key], h.reads[key]); err != nil {
-			h.t.Errorf("key %q: %v", key, err)
+		k := linear.Key{Name: key, Events: h.events[key], Writes: h.writes[key], Reads: h.reads[key]}
+		if err := linear.Check(k); err != nil {
+			h.t.Error(err)
 		}
+		all = append(all, k)
 		events, reads, writes = events+len(h.events[key]), reads+len(h.reads[key]), writes+len(h.writes[key])
+	}
+	if err := linear.Check(all...); err != nil {
+		h.t.Errorf("all keys together: %v", err)
 	}
 	h.t.Logf("%d events, %d reads, %d writes, of which %d are of unknown outcome", events, reads, writes, h.failed)
 	if events == 0 || reads == 0 {

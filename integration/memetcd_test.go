@@ -314,7 +314,7 @@ func spare(r *pb.TxnRequest) {
 
 // seal keeps the real server alive, too: compacted to a revision in which a key was deleted and then put
 // again, it loses the key, and dies when the key is read.
-func (tw *twins) seal(rev int64, events []*mvccpb.Event) {
+func (tw *twins) seal(_ context.Context, rev int64, events []*mvccpb.Event) {
 	tw.mu.Lock()
 	defer tw.mu.Unlock()
 	deleted := make(map[string]bool)

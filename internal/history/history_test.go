@@ -2,6 +2,7 @@ package history
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -65,7 +66,7 @@ func TestCheck(t *testing.T) {
 		{"absent under a header too new", []*clientv3.Event{a}, []Write{wa}, []Read{asOf(read(9, 17, nil), 2)}, "as of revision 2, but it was"},
 		{"out of order", []*clientv3.Event{b, a}, nil, nil, "out of order"},
 	} {
-		err := Check(tt.events, tt.writes, tt.reads)
+		err := Check(Key{Name: "k", Events: tt.events, Writes: tt.writes, Reads: tt.reads})
 		switch {
 		case tt.want == "" && err != nil:
 			t.Errorf("%s: %v", tt.name, err)
@@ -75,15 +76,52 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// Two keys that are each linearizable need not be so together.
+func TestCheckTogether(t *testing.T) {
+	a, b := put(2, "a"), put(2, "b") // in one revision
+	x, y := put(3, "x"), put(4, "y")
+	write := func(call, ret int64, ev *clientv3.Event) Write {
+		return Write{Client: "w", Call: call, Ret: ret, Value: string(ev.Kv.Value), Rev: ev.Kv.ModRevision}
+	}
+	is := func(value string) Key { // a comparison of x, which is overwritten before
+		holds := func(kv *mvccpb.KeyValue) bool { return string(kv.GetValue()) == value }
+		return Key{Events: []*clientv3.Event{x}, Writes: []Write{write(21, 22, x)}, Reads: []Read{{Client: "w", Call: 25, Ret: 30, Holds: holds}}}
+	}
+	yes := Key{Events: []*clientv3.Event{y}, Writes: []Write{write(25, 30, y)}}
+	since := read(25, 26, nil)
+	since.Since = 15
+	for _, tt := range []struct {
+		name string
+		x, y Key
+		want string // of both together
+	}{
+		{"both read", Key{Reads: []Read{read(11, 19, a)}}, Key{Reads: []Read{read(11, 19, b)}}, ""},
+		{"half read", Key{Reads: []Read{read(11, 19, a)}}, Key{Reads: []Read{read(11, 19, nil)}}, "not linearizable"},
+		{"new, then old", Key{Reads: []Read{read(11, 12, a)}}, Key{Reads: []Read{read(13, 14, nil)}}, "not linearizable"},
+		{"old, then new", Key{Reads: []Read{read(13, 14, a)}}, Key{Reads: []Read{read(11, 12, nil)}}, ""},
+		{"may be old", Key{}, Key{Reads: []Read{since}}, ""},
+		{"may not be so old", Key{Reads: []Read{read(13, 14, a)}}, Key{Reads: []Read{since}}, "not linearizable"},
+		{"writes as compared", is("x"), yes, ""},
+		{"writes in spite of the comparison", is("a"), yes, "not linearizable"},
+	} {
+		tt.x.Name, tt.x.Events, tt.x.Writes = "x", append([]*clientv3.Event{a}, tt.x.Events...), append([]Write{write(10, 20, a)}, tt.x.Writes...)
+		tt.y.Name, tt.y.Events, tt.y.Writes = "y", append([]*clientv3.Event{b}, tt.y.Events...), append([]Write{write(10, 20, b)}, tt.y.Writes...)
+		err := Check(tt.x, tt.y)
+		if got := fmt.Sprint(err); tt.want == "" && err != nil || !strings.Contains(got, tt.want) {
+			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
+		}
+	}
+}
+
 func TestPicture(t *testing.T) {
 	a := put(2, "a")
-	err := Check([]*clientv3.Event{a}, []Write{{Client: "a", Call: 10, Ret: 20, Value: "a", Rev: 2}}, []Read{read(21, 22, nil)})
+	err := Check(Key{"k", []*clientv3.Event{a}, []Write{{Client: "a", Call: 10, Ret: 20, Value: "a", Rev: 2}}, []Read{read(21, 22, nil)}})
 	var v *Violation
 	if !errors.As(err, &v) {
 		t.Fatalf("got %v", err)
 	}
 	var page strings.Builder
-	if err := v.Picture(&page); err != nil || !strings.Contains(page.String(), "reader reads") {
+	if err := v.Picture(&page); err != nil || !strings.Contains(page.String(), "k reads") {
 		t.Errorf("the picture shows no read: %v", err)
 	}
 }

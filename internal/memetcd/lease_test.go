@@ -18,7 +18,7 @@ import (
 func TestLeaseExpires(t *testing.T) {
 	bubble(t, Options{}, func(t *testing.T, srv *Server) {
 		var log []string
-		srv.OnApply(func(rev int64, events []*mvccpb.Event) {
+		srv.OnApply(func(_ context.Context, rev int64, events []*mvccpb.Event) {
 			for _, ev := range events {
 				log = append(log, ev.Type.String()+" "+string(ev.Kv.Key))
 			}
@@ -63,7 +63,7 @@ func TestLeasesExpireInTurn(t *testing.T) {
 		ctx := t.Context()
 		start := time.Now()
 		var ends []time.Duration
-		srv.OnApply(func(_ int64, events []*mvccpb.Event) {
+		srv.OnApply(func(_ context.Context, _ int64, events []*mvccpb.Event) {
 			if events[0].Type == mvccpb.Event_DELETE {
 				ends = append(ends, time.Since(start))
 			}

@@ -1,6 +1,7 @@
 package memetcd
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"time"
@@ -56,9 +57,10 @@ func (s *Server) Stats() Stats {
 }
 
 // OnApply adds a function that is told of every revision, in order, before the client that caused it
-// gets its reply. The events are those of the revision in the order of its operations, without previous
+// gets its reply. The context has the values of that client's call; it is the background's if a lease
+// has run out. The events are those of the revision in the order of its operations, without previous
 // values, and belong to f. It must not block, nor call the server.
-func (s *Server) OnApply(f func(rev int64, events []*mvccpb.Event)) {
+func (s *Server) OnApply(f func(ctx context.Context, rev int64, events []*mvccpb.Event)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hooks = append(s.hooks, f)

@@ -88,7 +88,7 @@ func (s *Server) preparePut(p *proposal, c *Conn, r *pb.PutRequest) error {
 		}
 		w := s.store.begin()
 		resp := put(w, s.leases, r)
-		s.commitLocked(w)
+		s.commitLocked(p.ctx, w)
 		return resp, nil
 	}
 	return nil
@@ -108,7 +108,7 @@ func (s *Server) prepareDelete(p *proposal, c *Conn, r *pb.DeleteRangeRequest) e
 		}
 		w := s.store.begin()
 		resp := deleteRange(w, s.leases, r)
-		s.commitLocked(w)
+		s.commitLocked(p.ctx, w)
 		return resp, nil
 	}
 	return nil
@@ -141,7 +141,7 @@ func (s *Server) prepareTxn(p *proposal, c *Conn, r *pb.TxnRequest) error {
 		if err != nil {
 			return nil, err
 		}
-		s.commitLocked(w)
+		s.commitLocked(p.ctx, w)
 		s.fillLocked(resp.Header)
 		s.recordTxnLocked(c.name, r, resp)
 		return resp, nil

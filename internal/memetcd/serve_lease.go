@@ -1,6 +1,7 @@
 package memetcd
 
 import (
+	"context"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -144,5 +145,5 @@ func (s *Server) revokeLocked(le *lease) {
 		w.delete(key)
 	}
 	delete(s.leases.leases, le.id)
-	s.commitLocked(w)
+	s.commitLocked(context.Background(), w)
 }

@@ -1,6 +1,7 @@
 package memetcd
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -97,7 +98,7 @@ type Server struct {
 	leaseEnd *time.Timer // for the next lease to run out, at leaseDue
 	leaseDue time.Time
 	election *time.Timer // what is to happen while there is no leader
-	hooks    []func(int64, []*mvccpb.Event)
+	hooks    []func(context.Context, int64, []*mvccpb.Event)
 	stats    Stats
 	txns     []*TxnRecord
 	record   bool
@@ -192,7 +193,7 @@ func (s *Server) SetNoSpace(on bool) {
 }
 
 // commitLocked ends a write transaction and tells everybody who listens.
-func (s *Server) commitLocked(w *writer) {
+func (s *Server) commitLocked(ctx context.Context, w *writer) {
 	w.commit()
 	if len(w.events) == 0 {
 		return
@@ -205,7 +206,7 @@ func (s *Server) commitLocked(w *writer) {
 		for i, ev := range w.events {
 			events[i] = proto.Clone(ev).(*mvccpb.Event)
 		}
-		hook(w.rev(), events)
+		hook(ctx, w.rev(), events)
 	}
 }
 
