@@ -4,7 +4,7 @@
 GO ?= go
 FUZZTIME ?= 30s
 UPSTREAM ?= -count=5
-SEEDS ?= 200
+SIM ?= -sim.for 2m
 
 GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
 MODULES = . integration integration/upstream
@@ -17,7 +17,7 @@ RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 .DEFAULT_GOAL = test
 
 # What must pass before a commit. The output of go test comes last.
-test: lint unit sim integration upstream
+test: lint unit sim mutants integration upstream
 
 # Formatting, vet, staticcheck, and a go.mod and go.sum that are tidy.
 lint: $(STATICCHECK)
@@ -35,10 +35,10 @@ $(STATICCHECK): .ci/tools/go.mod .ci/tools/go.sum
 unit: race
 	$(GO) test $(RACE) ./...
 
-# More seeds of the simulation, without the race detector, which is ten times
-# quicker: make sim SEEDS=20000
+# The simulation for two minutes, without the race detector, which is ten times
+# quicker. For so many seeds: make sim SEEDS=20000
 sim:
-	$(GO) test -timeout 0 -run 'TestSimulation$$' -sim.seeds $(SEEDS) .
+	$(GO) test -timeout 0 -run 'TestSimulation$$' $(if $(SEEDS),-sim.seeds $(SEEDS),$(SIM)) .
 
 # Tests on real etcd members inside the test process.
 integration: race
@@ -54,7 +54,7 @@ demo:
 	@$(GO) -C integration run ./demo
 
 # Breaks the library on purpose, and fails if no test that needs no server
-# notices. For some of them: make mutants MUTANTS="-run guard"
+# notices: five minutes. For some of them: make mutants MUTANTS="-run guard"
 mutants:
 	$(GO) run ./internal/mutants $(MUTANTS)
 

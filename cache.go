@@ -26,6 +26,7 @@ type cache struct {
 	ident atomic.Pointer[etcdserverpb.ResponseHeader] // the latest reply's other header fields
 
 	entries *index
+	limit   int // how many keys may be owned
 
 	// mu guards everything below and the entries, but for their atomic fields.
 	// Nothing that blocks happens under it: no I/O, no channel operation but
@@ -33,6 +34,7 @@ type cache struct {
 	mu      sync.Mutex
 	barring []*write // unsettled writes that bar ranges from being claimed
 	aging   []*entry // idle entries, kept for their rest
+	owning  clock    // owned entries
 }
 
 // state is what the cache knows of the claim of one key.
@@ -56,7 +58,7 @@ type entry struct {
 	//
 	// Invariant: I1.
 	snap  atomic.Pointer[snapshot]
-	reads atomic.Uint32 // local reads under this grant, counted up to payoff
+	reads atomic.Uint32 // local reads under this grant, counted up to payoff; and recent
 
 	state  state
 	claim  *claim // claiming
@@ -73,6 +75,7 @@ type entry struct {
 	foreign time.Time     // nor before this, unless somebody else's claim is seen to go
 	rest    time.Duration // the latest rest
 	aging   bool          // in cache.aging
+	slot    int           // its place in cache.owning, from 1 on; 0 if it is not there
 }
 
 // snapshot is what etcd said of one key at revision rev. It never changes.
@@ -149,6 +152,9 @@ const (
 	payoff      = 8
 	payoffRests = 2
 
+	// recent marks a count of reads: there was one since the clock came by.
+	recent = 1 << 8
+
 	restMin = 250 * time.Millisecond
 	restMax = 8 * time.Second
 	// foreignPause is how long a key that somebody else holds is read plainly,
@@ -161,7 +167,8 @@ const (
 	maxAging = 1 << 16
 )
 
-func newCache() *cache { return &cache{entries: newIndex()} }
+// newCache returns a cache that owns up to limit keys.
+func newCache(limit int) *cache { return &cache{entries: newIndex(), limit: limit} }
 
 // lookup returns what readers of key may be told, or nil. It takes no lock.
 // The caller must check afterwards that the snapshot's lease is live.
@@ -176,11 +183,18 @@ func (c *cache) lookup(key string) *snapshot {
 	if s != nil {
 		// Counts roughly and only up to payoff, so that a hot key's readers do
 		// not write to memory that they share.
-		if n := e.reads.Load(); n < payoff {
-			e.reads.Store(n + 1)
+		if n := e.reads.Load(); n != payoff|recent {
+			e.reads.Store(min(n&^recent+1, payoff) | recent)
 		}
 	}
 	return s
+}
+
+// cool reports whether the key was read since the last time.
+func (e *entry) cool() bool {
+	n := e.reads.Load()
+	e.reads.Store(n &^ recent)
+	return n&recent != 0
 }
 
 // observe raises the highest revision seen to that of h, whose news has been
@@ -212,6 +226,7 @@ func (c *cache) entryLocked(key string) *entry {
 // idleLocked is the end of a claim of ours on e, whatever it was.
 func (c *cache) idleLocked(e *entry) {
 	e.snap.Store(nil)
+	c.owning.remove(e)
 	if e.lease != nil {
 		e.lease.claims--
 	}
@@ -256,6 +271,7 @@ func (c *cache) ageLocked(now time.Time) {
 // Invariant: I7. The entry is gone before the claim's deletion is sent.
 func (c *cache) forgetLocked(e *entry) yield {
 	e.snap.Store(nil)
+	c.owning.remove(e)
 	e.state, e.known = yielding, nil
 	return yield{key: e.key, grant: e.grant}
 }
@@ -271,7 +287,7 @@ func (c *cache) restLocked(e *entry, wasOurs bool, now time.Time) {
 	case !wasOurs && now.Sub(e.until) >= payoffRests*e.rest:
 		e.rest = max(e.rest, restMin)
 	case !wasOurs && now.Before(e.until): // it rests as it is
-	case e.reads.Load() >= payoff && now.Sub(e.until) >= payoffRests*e.rest:
+	case e.reads.Load()&^recent >= payoff && now.Sub(e.until) >= payoffRests*e.rest:
 		e.rest = restMin
 	default:
 		e.rest = min(max(2*e.rest, restMin), restMax)
@@ -411,7 +427,20 @@ func (c *cache) settleClaimedLocked(cl *claim, r claimReply, now time.Time) []yi
 	e.state, e.grant = owned, grant
 	e.reads.Store(0)
 	e.snap.Store(cl.facts)
-	return nil
+	c.owning.add(e)
+	return c.evictLocked(e)
+}
+
+// evictLocked gives up keys while too many are owned, other than keep.
+func (c *cache) evictLocked(keep *entry) (out []yield) {
+	for len(c.owning.ring) > c.limit {
+		e := c.owning.victim(keep)
+		if e == nil {
+			return out
+		}
+		out = append(out, c.forgetLocked(e))
+	}
+	return out
 }
 
 // disownLocked answers for a claim of ours that is not remembered.
@@ -570,7 +599,7 @@ func (c *cache) unpinLocked(p pin) (out []yield) {
 		return []yield{c.forgetLocked(e)}
 	}
 	e.snap.Store(known)
-	return nil
+	return c.evictLocked(e)
 }
 
 // dropLocked forgets a key whose claim is known to be gone.

@@ -126,7 +126,7 @@ var walkKeys = []string{"a", "b", "c", "d"}
 
 func newWalk(t *testing.T, seed uint64) *walk {
 	w := &walk{
-		t: t, rng: rand.New(rand.NewPCG(seed, 7)), c: newCache(), now: time.Now(), ears: true,
+		t: t, rng: rand.New(rand.NewPCG(seed, 7)), c: newCache(pick(seed%2 == 0, 2, defaultMaxKeys)), now: time.Now(), ears: true,
 		ids: make(map[clientv3.LeaseID]bool), stats: make(map[string]int),
 		etcd: &tiny{
 			rev: 1, data: make(map[string]*mvccpb.KeyValue), claims: make(map[string]*claimRecord),
@@ -583,6 +583,9 @@ func (w *walk) settle() {
 	}
 	if w.lease.claims != held {
 		w.t.Fatalf("%d claims are counted on the lease, %d are there", w.lease.claims, held)
+	}
+	if held > w.c.limit {
+		w.t.Fatalf("%d keys are owned, and the limit is %d", held, w.c.limit)
 	}
 	if len(w.c.barring) > 0 {
 		w.t.Fatalf("%d range writes are unsettled in the end", len(w.c.barring))

@@ -878,6 +878,49 @@ func TestClaimsAreCountedPerLease(t *testing.T) {
 	}
 }
 
+// ---- Bounds
+
+// When more keys are owned than the limit allows, one that was not read lately
+// is given up: forgotten first, as ever (I7).
+func TestI7EvictedKeyIsForgottenBeforeItIsReleased(t *testing.T) {
+	s := newScript(t)
+	s.c.limit = 2
+	s.play(owning("a", 5) + owning("b", 6) + `
+		read a                  => v@3 5
+		join C c                => begun sharing
+		send C
+		granted C @7 v@3        => yield b@6    # a was read since it was claimed
+		read a                  => v@3 5
+		read b                  => ?
+		state b                 => yielding@6
+		join D d                => begun sharing
+		send D
+		granted D @8 v@3        => yield c@7
+		yielded b@6
+		state b                 => none         # it does not rest
+		read a                  => v@3 5
+		read d                  => v@3 8
+		join E e                => begun sharing
+		send E
+		granted E @9 v@3        => yield a@5    # all were read: the first one goes
+	`)
+}
+
+// A key under an unsettled write is not given up, nor is the latest one.
+func TestEvictionSparesWhatIsInUse(t *testing.T) {
+	s := newScript(t)
+	s.c.limit = 1
+	s.play(owning("a", 5) + `
+		begin W a               => a@5
+		join C b                => begun sharing
+		send C
+		granted C @7 v@3                        # too many, for now
+		read b                  => v@3 7
+		applied W @8 a=w@8      => yield b@7
+		read a                  => w@8 8
+	`)
+}
+
 // owning is a story in which key becomes owned under grant; its value is v,
 // since revision 3.
 func owning(key string, grant int64) string {

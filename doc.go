@@ -58,10 +58,11 @@
 // each time that owning it did not pay, up to 8 s. So readers do not hold up a
 // writer, and a key that everybody writes is soon left to etcd.
 //
-// What was read once stays owned until another client asks for it or the KV is
-// closed, also if it does not exist: one more key in etcd for each, and one
-// lease to renew for each 1,000. Every KV watches all claims under its prefix.
-// Read huge key sets with the plain client.
+// What was read stays owned, also if it does not exist, until another client
+// asks for it, until more than Config.MaxKeys keys are owned and it is among
+// those that were not read lately, or until the KV is closed: one more key in
+// etcd for each, and one lease to renew for each 1,000. Every KV watches all
+// claims under its prefix. Read huge key sets with the plain client.
 //
 // # Faults
 //

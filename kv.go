@@ -50,6 +50,11 @@ type Config struct {
 	// is set higher than theirs, etcd refuses transactions that would fit.
 	MaxTxnOps int
 
+	// MaxKeys is how many keys are owned at most; 0 means 100,000. When there are
+	// more, those that were not read lately are given back. Each costs about
+	// 400 B and its key and value here, and a key in etcd.
+	MaxKeys int
+
 	// Logger gets what the session has to say; nil means the client's logger.
 	Logger *zap.Logger
 
@@ -59,6 +64,7 @@ type Config struct {
 const (
 	defaultTTL       = 60 * time.Second
 	defaultMaxTxnOps = 128
+	defaultMaxKeys   = 100_000
 
 	// slowStart is how long New waits in silence.
 	slowStart = 5 * time.Second
@@ -73,13 +79,12 @@ func (cfg Config) validate() (Config, error) {
 		return cfg, fmt.Errorf("leasing: Config.TTL is %v: it must be at least 1s, or 0 for %v", cfg.TTL, defaultTTL)
 	case cfg.MaxTxnOps < 0 || cfg.MaxTxnOps > 0 && cfg.MaxTxnOps < 8:
 		return cfg, fmt.Errorf("leasing: Config.MaxTxnOps is %d: it must be at least 8, or 0 for %d", cfg.MaxTxnOps, defaultMaxTxnOps)
+	case cfg.MaxKeys < 0:
+		return cfg, fmt.Errorf("leasing: Config.MaxKeys is %d: it must be at least 1, or 0 for %d", cfg.MaxKeys, defaultMaxKeys)
 	}
-	if cfg.TTL == 0 {
-		cfg.TTL = defaultTTL
-	}
-	if cfg.MaxTxnOps == 0 {
-		cfg.MaxTxnOps = defaultMaxTxnOps
-	}
+	cfg.TTL = cmp.Or(cfg.TTL, defaultTTL)
+	cfg.MaxTxnOps = cmp.Or(cfg.MaxTxnOps, defaultMaxTxnOps)
+	cfg.MaxKeys = cmp.Or(cfg.MaxKeys, defaultMaxKeys)
 	return cfg, nil
 }
 
@@ -129,7 +134,7 @@ func open(ctx context.Context, cl *clientv3.Client, cfg Config, in handedIn) (*K
 	}
 	kv := &KV{
 		etcd: cl.KV, layout: newLayout(cfg.Prefix), maxOps: cfg.MaxTxnOps,
-		cache: newCache(), closing: make(chan struct{}),
+		cache: newCache(cfg.MaxKeys), closing: make(chan struct{}),
 	}
 	kv.session = &session{
 		kv: cl.KV, watcher: cl.Watcher, lessor: cl.Lease,

@@ -63,7 +63,7 @@ func selected(file *ast.File, f func(x, name string, at ast.Node)) {
 func TestLayeringPureFiles(t *testing.T) {
 	code, _, fset := sources(t)
 	network := []string{"KV", "Client", "Watcher", "Lease", "Watch", "WatchChan", "Txn", "New", "NewKV", "NewClient", "NewCtxClient"}
-	for _, name := range []string{"cache.go", "index.go", "plan.go", "util.go", "claim.go"} {
+	for _, name := range []string{"cache.go", "clock.go", "index.go", "plan.go", "util.go", "claim.go"} {
 		file := code[name]
 		if file == nil {
 			t.Errorf("there is no %s", name)
@@ -94,12 +94,12 @@ func TestLayeringPureFiles(t *testing.T) {
 	}
 }
 
-// Nothing but cache.go and index.go sees an entry, the lock over them, or what
+// Nothing but cache.go, clock.go and index.go sees an entry, the lock over them, or what
 // it guards. A claim and a pin lead to an entry, by fields of these names.
 func TestLayeringEntries(t *testing.T) {
 	code, _, fset := sources(t)
 	for name, file := range code {
-		if name == "cache.go" || name == "index.go" {
+		if name == "cache.go" || name == "clock.go" || name == "index.go" {
 			continue
 		}
 		ast.Inspect(file, func(n ast.Node) bool {
@@ -109,11 +109,57 @@ func TestLayeringEntries(t *testing.T) {
 			return true
 		})
 		selected(file, func(x, sel string, at ast.Node) {
-			if (x == "cache" || x == "c") && slices.Contains([]string{"mu", "barring", "aging"}, sel) || strings.HasSuffix(sel, "Locked") && x == "cache" {
+			if (x == "cache" || x == "c") && slices.Contains([]string{"mu", "barring", "aging", "owning"}, sel) || strings.HasSuffix(sel, "Locked") && x == "cache" {
 				t.Errorf("%v uses %s.%s", fset.Position(at.Pos()), x, sel)
 			}
 		})
 	}
+}
+
+// A read from memory first loads the highest revision, then what it is to tell,
+// and looks at the clock last. Nothing that a test could do from outside would
+// come between.
+func TestI1I10OrderOfALocalRead(t *testing.T) {
+	code, _, _ := sources(t)
+	for fn, want := range map[string][]string{
+		"kv.go serve":       {"seen.Load", "cache.lookup", "time.Now"},
+		"local.go evaluate": {"seen.Load", "v.txn", "v.unchanged", "time.Now"},
+	} {
+		file, name, _ := strings.Cut(fn, " ")
+		var got []string
+		for _, d := range code[file].Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if !ok || f.Name.Name != name {
+				continue
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				if call, ok := n.(*ast.CallExpr); ok {
+					if what := callee(call); slices.Contains(want, what) {
+						got = append(got, what)
+					}
+				}
+				return true
+			})
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s calls %q, not %q in this order", fn, got, want)
+		}
+	}
+}
+
+// callee is the last two words of what is called.
+func callee(call *ast.CallExpr) string {
+	sel, ok := call.Fun.(*ast.SelectorExpr)
+	if !ok {
+		return ""
+	}
+	switch x := sel.X.(type) {
+	case *ast.Ident:
+		return x.Name + "." + sel.Sel.Name
+	case *ast.SelectorExpr:
+		return x.Sel.Name + "." + sel.Sel.Name
+	}
+	return ""
 }
 
 // Goroutines start in one file.

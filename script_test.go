@@ -56,7 +56,7 @@ type script struct {
 func newScript(t *testing.T) *script {
 	start := time.Now()
 	return &script{
-		t: t, c: newCache(), start: start, now: start,
+		t: t, c: newCache(defaultMaxKeys), start: start, now: start,
 		leases: map[string]*lease{
 			"L1": newLease(1, start, 60*time.Second),
 			"L2": newLease(2, start, 60*time.Second),
@@ -366,7 +366,7 @@ func facts(s *snapshot) string {
 // inconsistency says what is wrong with the cache whatever has happened; ""
 // if nothing is.
 func inconsistency(c *cache) string {
-	n, aging, claims := 0, 0, make(map[*lease]int)
+	n, aging, owning, claims := 0, 0, 0, make(map[*lease]int)
 	bad := ""
 	c.entries.each(func(e *entry) {
 		n++
@@ -377,6 +377,9 @@ func inconsistency(c *cache) string {
 		}
 		if e.aging {
 			aging++
+		}
+		if e.state == owned {
+			owning++
 		}
 		if e.lease != nil {
 			claims[e.lease]++
@@ -394,6 +397,14 @@ func inconsistency(c *cache) string {
 		wrong(e.state == idle && (e.lease != nil || e.grant != 0), "idle, but holds on to something")
 		wrong(e.state == idle && e.writes == 0 && !e.aging, "idle for nothing")
 	})
+	if len(c.owning.ring) != owning {
+		bad = fmt.Sprintf("%d keys are owned, %d are on the clock", owning, len(c.owning.ring))
+	}
+	for i, e := range c.owning.ring {
+		if e.slot != i+1 || e.state != owned || c.entries.get(e.key) != e {
+			bad = fmt.Sprintf("%q is on the clock, but does not belong there", e.key)
+		}
+	}
 	for _, e := range c.aging {
 		if !e.aging || c.entries.get(e.key) != e {
 			bad = fmt.Sprintf("%q ages, but is not there", e.key)

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -26,28 +26,47 @@ import (
 )
 
 var (
-	simSeeds = flag.Int("sim.seeds", 8, "how many seeds TestSimulation runs")
+	simSeeds = flag.Uint64("sim.seeds", 8, "how many seeds TestSimulation runs")
 	simFirst = flag.Uint64("sim.first", 1, "the first of them")
-	simDraw  = flag.String("sim.draw", "", "folder for pictures of histories that are not linearizable")
+	simFor   = flag.Duration("sim.for", 0, "for how long it runs, instead of how many seeds")
+	simDraw  = flag.String("sim.draw", os.TempDir(), "folder for pictures of histories that are not linearizable")
 )
 
 // TestSimulation runs several KVs and a plain client on one etcd in memory, in
 // virtual time, while requests and replies are lost and late, links are cut,
-// the watch lags, history is compacted, the leader stalls, and KVs are closed
-// and opened. Afterwards every history must be linearizable, every value
-// applied at most once, and no claim may be left.
+// the watch lags, history is compacted, the leader stalls, keys are crowded out,
+// KVs are closed and opened, and an operator takes claims away. Afterwards every
+// history must be linearizable, every write applied at most once, and no claim
+// may be left.
+//
+// A seed decides everything but the order in which goroutines that are ready at
+// the same instant get to run.
 func TestSimulation(t *testing.T) {
-	for i := range *simSeeds {
-		seed := *simFirst + uint64(i)
-		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			t.Parallel()
-			var s *sim
-			synctest.Test(t, func(t *testing.T) { s = simulate(t, seed) })
-			s.judgeAll(t) // on a clock that runs
-			if t.Failed() {
-				t.Logf("to see it again, and in a picture: go test -run 'TestSimulation$' -sim.seeds 1 -sim.first %d -sim.draw . .", seed)
+	began, next := time.Now(), atomic.Uint64{}
+	together(runtime.GOMAXPROCS(0), func(int) {
+		for !t.Failed() {
+			n := next.Add(1)
+			if *simFor == 0 && n > *simSeeds || *simFor > 0 && time.Since(began) > *simFor {
+				next.Add(^uint64(0))
+				return
 			}
-		})
+			seed := *simFirst + n - 1
+			t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { simulateAndJudge(t, seed) })
+		}
+	})
+	t.Logf("%d seeds in %v", next.Load(), time.Since(began).Round(time.Second))
+}
+
+func simulateAndJudge(t *testing.T, seed uint64) {
+	defer func() {
+		if t.Failed() {
+			t.Logf("again: go test -run 'TestSimulation$' -count 20 -failfast -sim.seeds 1 -sim.first %d .", seed)
+		}
+	}()
+	var s *sim
+	synctest.Test(t, func(t *testing.T) { s = simulate(t, seed) })
+	if s != nil {
+		s.judge(t) // on a clock that runs
 	}
 }
 
@@ -56,6 +75,7 @@ type sim struct {
 	t     *testing.T
 	srv   *memetcd.Server
 	ttl   time.Duration
+	limit int         // of keys that a KV owns
 	share int         // of writes, in a hundred operations
 	calm  atomic.Bool // no more faults
 	clock atomic.Int64
@@ -120,6 +140,7 @@ func simulate(t *testing.T, seed uint64) *sim {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	s := &sim{
 		t: t, ttl: time.Duration(2+rng.IntN(4)) * time.Second, share: []int{2, 10, 40}[rng.IntN(3)],
+		limit:  []int{0, 0, 2}[rng.IntN(3)],
 		events: make(map[string][]*clientv3.Event),
 		writes: make(map[string][]history.Write),
 		reads:  make(map[string][]history.Read),
@@ -168,7 +189,7 @@ func simulate(t *testing.T, seed uint64) *sim {
 func (s *sim) now() int64 { return s.clock.Add(1) }
 
 func (s *sim) open(n *node) clientv3.KV {
-	kv, err := leasing.New(s.t.Context(), n.cl, leasing.Config{Prefix: claimPrefix, TTL: s.ttl})
+	kv, err := leasing.New(s.t.Context(), n.cl, leasing.Config{Prefix: claimPrefix, TTL: s.ttl, MaxKeys: s.limit})
 	if err != nil {
 		s.t.Errorf("%s: %v", n.name, err)
 	}
@@ -313,37 +334,36 @@ func (s *sim) end() {
 	}
 }
 
-// judgeAll judges what has been noted: each key by itself, and all together.
-func (s *sim) judgeAll(t *testing.T) {
-	if s == nil {
-		return // the run has failed
-	}
+// judge judges what has been noted: each key by itself, and all together.
+func (s *sim) judge(t *testing.T) {
 	s.settleUnknown(t)
+	t.Logf("%d operations, %d calls with writes applied, %d writes of unknown outcome", s.clock.Load(), len(s.applied), len(s.unknown))
 	var keys []history.Key
 	for _, name := range simKeys {
 		key := history.Key{Name: name, Events: s.events[name], Writes: s.writes[name], Reads: s.reads[name]}
-		judge(t, key)
+		if err := history.Check(key); err != nil {
+			t.Error(err)
+			draw(t, err)
+		}
 		keys = append(keys, key)
 	}
-	judge(t, keys...)
+	if err := history.Check(keys...); err != nil {
+		t.Error(err)
+		draw(t, err)
+	}
 }
 
-// judge fails the test if a history is not linearizable, and has porcupine draw
-// it.
-func judge(t *testing.T, keys ...history.Key) {
-	err := history.Check(keys...)
-	if err == nil {
-		return
-	}
-	t.Error(err)
+// draw has porcupine draw a history that is not linearizable. The picture is
+// left for whoever looks into it.
+func draw(t *testing.T, err error) {
 	var v *history.Violation
-	if *simDraw == "" || !errors.As(err, &v) {
+	if !errors.As(err, &v) {
 		return
 	}
-	name := filepath.Join(*simDraw, fmt.Sprintf("history-%d-%s.html", len(keys), keys[0].Name))
-	f, err := os.Create(name)
-	if err == nil {
-		err = errors.Join(v.Picture(f), f.Close())
+	f, err := os.CreateTemp(*simDraw, "history-*.html")
+	if err != nil {
+		t.Log(err)
+		return
 	}
-	t.Logf("drawn in %q (%v)", name, err)
+	t.Logf("drawn in %q: %v", f.Name(), errors.Join(v.Picture(f), f.Close()))
 }

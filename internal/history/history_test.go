@@ -121,7 +121,7 @@ func TestPicture(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	var page strings.Builder
-	if err := v.Picture(&page); err != nil || !strings.Contains(page.String(), "k reads") {
+	if err := v.Picture(&page); err != nil || !strings.Contains(page.String(), "k read") {
 		t.Errorf("the picture shows no read: %v", err)
 	}
 }

@@ -75,10 +75,10 @@ func (all states) attribute(writes []Write) error {
 // sight is what a read has seen of a key: the state of that number, absence at
 // any time, or something that holds of it.
 type sight struct {
+	Read
+	name  string // of the key
 	key   int
 	state int
-	holds func(*mvccpb.KeyValue) bool
-	told  string
 }
 
 const absent = -1
@@ -87,12 +87,19 @@ const absent = -1
 // was current.
 func (s sight) agrees(all states, now int) bool {
 	switch {
-	case s.holds != nil:
-		return s.holds(all[now].kv)
+	case s.state == absent && s.Holds != nil:
+		return s.Holds(all[now].kv)
 	case s.state == absent:
 		return all[now].kv == nil
 	}
 	return s.state == now
+}
+
+func (s sight) String() string {
+	if s.Holds != nil {
+		return fmt.Sprintf("%s compared as of %d", s.name, s.Header)
+	}
+	return fmt.Sprintf("%s read as %v as of %d", s.name, s.KV, s.Header)
 }
 
 // sees returns what r has seen.
@@ -106,7 +113,7 @@ func (all states) sees(r Read) (sight, error) {
 		r.AsOf = false
 	}
 	if r.Holds != nil && !r.AsOf {
-		return sight{state: absent, holds: r.Holds, told: "is compared"}, nil
+		return sight{Read: r, state: absent}, nil
 	}
 	current := absent
 	for i, s := range all {
@@ -118,7 +125,6 @@ func (all states) sees(r Read) (sight, error) {
 	case r.Holds != nil && !r.Holds(all[current].kv):
 		return sight{}, fmt.Errorf("%s compared wrongly as of revision %d, when it was %v", r.Client, r.Header, all[current].kv)
 	case r.Holds != nil:
-		return sight{state: current, told: fmt.Sprintf("is compared as of %d", r.Header)}, nil
 	case r.KV != nil && (current == absent || all[current].kv == nil && !r.AsOf):
 		return sight{}, fmt.Errorf("%s read %v, which never was", r.Client, r.KV)
 	case r.KV != nil && r.Header < r.KV.ModRevision:
@@ -126,7 +132,7 @@ func (all states) sees(r Read) (sight, error) {
 	case current != absent && !same(all[current].kv, r.KV):
 		return sight{}, fmt.Errorf("%s read %v as of revision %d, but it was %v", r.Client, r.KV, r.Header, all[current].kv)
 	}
-	return sight{state: current, told: fmt.Sprintf("reads %v as of %d", r.KV, r.Header)}, nil
+	return sight{Read: r, state: current}, nil
 }
 
 func same(a, b *mvccpb.KeyValue) bool {

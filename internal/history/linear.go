@@ -28,7 +28,7 @@ type operation struct {
 	call, ret int64
 	rev       int64 // that it made; zero if it wrote nothing
 	sights    []sight
-	told      []string
+	made      []string // what it wrote
 }
 
 func newHistory() *history {
@@ -51,7 +51,7 @@ func (h *history) write(k Key) error {
 			op = &operation{client: "unknown", rev: s.rev, ret: math.MaxInt64}
 			h.writes[s.rev] = op
 		}
-		op.told = append(op.told, fmt.Sprintf("%s becomes %v", k.Name, s.kv))
+		op.made = append(op.made, fmt.Sprintf("%s becomes %v", k.Name, s.kv))
 		if s.client == "" {
 			continue
 		}
@@ -76,10 +76,9 @@ func (h *history) read(i int, reads []Read) error {
 			op = &operation{client: r.Client, call: r.Call, ret: r.Ret}
 			h.calls[r.Call] = op
 		}
-		s.key = i
+		s.key, s.name = i, h.names[i]
 		op.call, op.ret = min(op.call, cmp.Or(r.Since, r.Call)), min(op.ret, r.Ret)
 		op.sights = append(op.sights, s)
-		op.told = append(op.told, h.names[i]+" "+s.told)
 	}
 	return nil
 }
@@ -181,8 +180,12 @@ func (h *history) describe(at []int) string {
 }
 
 func (op *operation) String() string {
-	if op.rev == 0 {
-		return fmt.Sprintf("%s %s", op.client, strings.Join(op.told, ", "))
+	told := op.made
+	for _, s := range op.sights {
+		told = append(told, s.String())
 	}
-	return fmt.Sprintf("%s at revision %d: %s", op.client, op.rev, strings.Join(op.told, ", "))
+	if op.rev == 0 {
+		return fmt.Sprintf("%s: %s", op.client, strings.Join(told, ", "))
+	}
+	return fmt.Sprintf("%s at revision %d: %s", op.client, op.rev, strings.Join(told, ", "))
 }

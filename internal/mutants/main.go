@@ -129,44 +129,80 @@ func (m mutant) source() ([]byte, error) {
 // try runs the tests on a copy with the mistake, and returns what notices it:
 // the first test that fails.
 func (m mutant) try(ctx context.Context) (killer string, err error) {
-	text, err := m.source()
-	if err != nil {
-		return "", err
-	}
 	temp, err := os.MkdirTemp("", "leasing-mutant-")
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(temp)
-	changed := filepath.Join(temp, m.file)
-	if err := os.WriteFile(changed, text, 0o600); err != nil {
-		return "", err
-	}
-	here, err := filepath.Abs(m.file)
-	if err != nil {
-		return "", err
-	}
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {here: changed}})
-	if err != nil {
-		return "", err
-	}
-	overlayFile := filepath.Join(temp, "overlay.json")
-	if err := os.WriteFile(overlayFile, overlay, 0o600); err != nil {
+	dir := filepath.Join(temp, "leasing")
+	if err := m.copyTo(dir); err != nil {
 		return "", err
 	}
 	binary := filepath.Join(temp, "test")
-	if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-overlay", overlayFile, "-o", binary, ".").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("it does not compile: %s", bytes.TrimSpace(out))
+	if err := m.build(ctx, dir, binary); err != nil {
+		return "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, "-test.v", "-test.failfast")
+	cmd.Dir = dir // some tests read the source
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return "", nil
 	}
 	return killerOf(string(out), ctx.Err() != nil), nil
+}
+
+// copyTo copies the package root, with the mistake in it.
+func (m mutant) copyTo(dir string) error {
+	root, err := os.ReadDir(".")
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	for _, f := range root {
+		if !f.Type().IsRegular() {
+			continue
+		}
+		text, err := os.ReadFile(f.Name())
+		if f.Name() == m.file {
+			text, err = m.source()
+		}
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, f.Name()), text, 0o600); err != nil {
+			return err
+		}
+	}
+	if _, err := os.Stat("testdata"); err != nil {
+		return nil // there is none
+	}
+	return os.CopyFS(filepath.Join(dir, "testdata"), os.DirFS("testdata"))
+}
+
+// build compiles the tests. It lays the file in the copy over the one that is
+// here, so that all else comes from the build cache.
+func (m mutant) build(ctx context.Context, dir, binary string) error {
+	here, err := filepath.Abs(m.file)
+	if err != nil {
+		return err
+	}
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {here: filepath.Join(dir, m.file)}})
+	if err != nil {
+		return err
+	}
+	file := binary + ".overlay"
+	if err := os.WriteFile(file, overlay, 0o600); err != nil {
+		return err
+	}
+	if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-overlay", file, "-o", binary, ".").CombinedOutput(); err != nil {
+		return fmt.Errorf("it does not compile: %s", bytes.TrimSpace(out))
+	}
+	return nil
 }
 
 // killerOf returns the test that failed first or, if the tests crashed or hung,

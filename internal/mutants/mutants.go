@@ -7,6 +7,8 @@ func mutants() []mutant {
 		// I1
 		{"read served without a look at the clock", "I1", "kv.go",
 			"if s == nil || !s.lease.live(time.Now()) {", "if s == nil {"},
+		{"clock read before the entry is loaded", "I1", "kv.go",
+			"	s := kv.cache.lookup(key)\n	if s == nil || !s.lease.live(time.Now()) {", "	now := time.Now()\n	s := kv.cache.lookup(key)\n	if s == nil || !s.lease.live(now) {"},
 		{"read served while a write of ours is unsettled", "I1", "cache.go",
 			"	e.snap.Store(nil)\n	e.writes++\n", "	e.writes++\n"},
 		{"keys read one by one in a local transaction, with no second look", "I1", "local.go",
@@ -58,6 +60,8 @@ func mutants() []mutant {
 		// I7
 		{"released before it is forgotten", "I7", "cache.go",
 			"	e.snap.Store(nil)\n	e.state, e.known = yielding, nil\n", "	e.state, e.known = yielding, nil\n"},
+		{"evicted key released, but not forgotten", "I7", "cache.go",
+			"		out = append(out, c.forgetLocked(e))\n	}\n	return out\n}\n\n// disownLocked", "		c.owning.remove(e)\n		out = append(out, yield{key: e.key, grant: e.grant})\n	}\n	return out\n}\n\n// disownLocked"},
 		// I8
 		{"reply of an old epoch installed", "I8", "cache.go",
 			"case cl.spoiled, cl.revoked >= grant, !cl.lease.live(now):", "case cl.revoked >= grant:"},
@@ -83,6 +87,8 @@ func mutants() []mutant {
 		// I10
 		{"header of the entry, not the highest revision", "I10", "kv.go",
 			"max(rev, s.rev))\n	return (*clientv3.GetResponse)(&r.resp)", "s.rev+0*rev)\n	return (*clientv3.GetResponse)(&r.resp)"},
+		{"highest revision loaded after the entry", "I10", "kv.go",
+			"	rev := kv.cache.seen.Load()\n	s := kv.cache.lookup(key)\n", "	s := kv.cache.lookup(key)\n	rev := kv.cache.seen.Load()\n"},
 		{"comparisons alone decided by any member", "I10", "txn.go",
 			"alone := len(cmps) > 0 && len(then)+len(els) == 0", "alone := false"},
 		// I11
