@@ -59,7 +59,7 @@ func mutants() []mutant {
 			"	case r.outcome == unknown && cl.sent:\n", "	case r.outcome == unknown && cl.sent && cl.created > 1<<60:\n"},
 		// I7
 		{"released before it is forgotten", "I7", "cache.go",
-			"	e.snap.Store(nil)\n	e.state, e.known = yielding, nil\n", "	e.state, e.known = yielding, nil\n"},
+			"	e.snap.Store(nil)\n	c.owning.remove(e)\n	e.state, e.known = yielding, nil\n", "	c.owning.remove(e)\n	e.state, e.known = yielding, nil\n"},
 		{"evicted key released, but not forgotten", "I7", "cache.go",
 			"		out = append(out, c.forgetLocked(e))\n	}\n	return out\n}\n\n// disownLocked", "		c.owning.remove(e)\n		out = append(out, yield{key: e.key, grant: e.grant})\n	}\n	return out\n}\n\n// disownLocked"},
 		// I8
