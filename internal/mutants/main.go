@@ -1,7 +1,11 @@
 // Command mutants breaks the library on purpose, one small wrong change at a
 // time, and fails if the tests that need no server do not notice.
 //
-//	go run ./internal/mutants [-run regexp] [-list]
+//	go run ./internal/mutants [-run regexp] [-list] [flags of the tests]
+//
+// To see what the simulation alone notices:
+//
+//	go run ./internal/mutants -- -test.run Simulation -sim.seeds 100
 //
 // Each mutant is made in a copy of the module in a temporary folder. A mutant
 // that no longer applies fails too: it has to follow the code.
@@ -144,7 +148,7 @@ func (m mutant) try(ctx context.Context) (killer string, err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, "-test.v", "-test.failfast")
+	cmd := exec.CommandContext(ctx, binary, append([]string{"-test.v", "-test.failfast"}, flag.Args()...)...)
 	cmd.Dir = dir // some tests read the source
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
