@@ -1,0 +1,3 @@
+package main
+
+func faultRows() []*row { return nil }

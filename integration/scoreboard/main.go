@@ -1,0 +1,94 @@
+// Command scoreboard runs one suite of black-box checks on three contenders:
+// etcd's plain client, etcd's own leasing package and this library, each on a
+// real etcd of the same configuration. It prints a line for each check and
+// writes the board as Markdown.
+//
+// It fails if this library fails a check that is not known to fail, or passes
+// one that is.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	var (
+		out      = flag.String("o", "", "write the board as Markdown to this `file`")
+		run      = flag.String("run", "", "run only the rows whose name matches this `regexp`")
+		parallel = flag.Int("p", min(2, runtime.GOMAXPROCS(0)), "how many cells run at the same time")
+		cell     = flag.String("cell", "", "run one `contender/row` in this process, as the board does for each cell")
+	)
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var err error
+	if *cell != "" {
+		err = playCell(*cell)
+	} else {
+		err = playBoard(ctx, *out, *run, *parallel)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "scoreboard:", err)
+		os.Exit(1)
+	}
+}
+
+// playBoard runs all rows and writes the document.
+func playBoard(ctx context.Context, out, run string, parallel int) error {
+	match, err := regexp.Compile(run)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	b := board{parallel: parallel, command: []string{self}, out: os.Stdout}
+	for _, r := range allRows() {
+		if match.MatchString(r.name) {
+			b.rows = append(b.rows, r)
+		}
+	}
+	began := time.Now()
+	if err := b.play(ctx); err != nil {
+		return err
+	}
+	fmt.Printf("\n%d rows in %v\n", len(b.rows), time.Since(began).Round(time.Second))
+	if out != "" {
+		if err := writeDocument(out, b.rows); err != nil {
+			return err
+		}
+	}
+	return judge(b.rows)
+}
+
+// writeDocument writes the board to a file.
+func writeDocument(path string, rows []*row) error {
+	var doc strings.Builder
+	document{rows: rows, date: time.Now().Format(time.DateOnly), versions: versions()}.render(&doc)
+	return os.WriteFile(path, []byte(doc.String()), 0o644)
+}
+
+// judge returns an error unless this library has done as it is known to do.
+func judge(rows []*row) error {
+	var errs []error
+	for _, r := range rows {
+		switch res := r.results[ours]; {
+		case res.Outcome == failed && r.known == "":
+			errs = append(errs, fmt.Errorf("fails: %s: %s", r.name, res.Error))
+		case res.Outcome == passed && r.known != "":
+			errs = append(errs, fmt.Errorf("passes, but is known to fail: %s", r.name))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,3 @@
+package main
+
+func protocolRows() []*row { return nil }
