@@ -13,7 +13,7 @@ STATICCHECK = $(CURDIR)/bin/staticcheck
 # The race detector needs cgo, and so a C compiler.
 RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
-.PHONY: test lint unit sim integration upstream demo mutants bench fuzz clean race
+.PHONY: test lint unit sim integration upstream demo scoreboard mutants bench fuzz clean race
 .DEFAULT_GOAL = test
 
 # What must pass before a commit. The output of go test comes last.
@@ -52,6 +52,12 @@ upstream:
 # The protocol as a story, on an etcd of its own. It ends by itself.
 demo:
 	@$(GO) -C integration run ./demo
+
+# One suite of checks on the plain client, etcd's leasing package and this one,
+# each on an etcd of its own. It writes docs/scoreboard.md, and fails if this
+# library does worse than is known, or better. It takes minutes.
+scoreboard:
+	@$(GO) -C integration run ./scoreboard -o ../docs/scoreboard.md
 
 # Breaks the library on purpose, and fails if no test that needs no server
 # notices: five minutes. For some of them: make mutants MUTANTS="-run guard"

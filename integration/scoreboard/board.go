@@ -12,14 +12,16 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // board runs rows. Each cell has a process of its own, so that one that
 // panics, hangs or spins is a failure, and harms no other.
 type board struct {
 	rows     []*row
-	parallel int      // cells at the same time
-	command  []string // what runs a cell, before its flags
+	parallel int           // cells at the same time
+	grace    time.Duration // after which a cell is ended that should have ended by itself
+	command  string        // what runs a cell
 	out      io.Writer
 }
 
@@ -99,9 +101,9 @@ func (b *board) cell(ctx context.Context, r *row, c int) (result, error) {
 		return result{}, err
 	}
 	defer os.RemoveAll(dir)
-	limited, cancel := context.WithTimeout(ctx, r.timeout()+grace)
+	limited, cancel := context.WithTimeout(ctx, r.timeout()+b.grace)
 	defer cancel()
-	cmd := exec.CommandContext(limited, b.command[0], append(b.command[1:], "-cell", contenders[c].name+"/"+r.name)...)
+	cmd := exec.CommandContext(limited, b.command, "-cell", contenders[c].name+"/"+r.name)
 	cmd.Dir = dir
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

@@ -13,18 +13,13 @@ import (
 	"github.com/etcd-leasing/leasing/integration/etcdtest"
 )
 
-const (
-	// cellLimit is how long a cell may take, unless its row says otherwise.
-	cellLimit = 30 * time.Second
-	// grace is how much later a cell is ended that did not end by itself.
-	grace = 5 * time.Second
-)
+// cellLimit is how long a cell may take, unless its row says otherwise.
+const cellLimit = 30 * time.Second
 
 // playCell runs one cell in this process and prints its result. name is
 // "contender/row". An error means that the cell could not be run at all.
-func playCell(name string) error {
+func playCell(name string, rows []*row) error {
 	who, what, _ := strings.Cut(name, "/")
-	rows := allRows()
 	c := slices.IndexFunc(contenders, func(c contender) bool { return c.name == who })
 	r := slices.IndexFunc(rows, func(r *row) bool { return r.name == what })
 	if c < 0 || r < 0 {

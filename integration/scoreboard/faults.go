@@ -7,8 +7,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 
 	"github.com/etcd-leasing/leasing/integration/etcdtest"
 )
@@ -54,13 +56,15 @@ func faultRows() []*row {
 		}, etcd: []etcdtest.Option{etcdtest.Members(3)}, limit: 45 * time.Second},
 		{name: "A cut-off owner goes on reading from memory", leased: true, check: checkCutOffReads},
 		{name: "A cut-off owner reads nothing that another has overwritten", check: checkCutOffStale},
-		{name: "A renewal that is answered late does not lengthen a lease", check: checkLateRenewal},
+		{name: "A renewal that is answered late does not lengthen a lease", check: checkLateRenewal, limit: 45 * time.Second},
 		{name: "A writer does not wait for an owner that has died", check: checkDeadOwner,
 			known: "it waits until the owner's leases have expired, at most the TTL"},
 		{name: "With the server away, calls end with their contexts", check: checkContextsEnd},
 		{name: "When the server is back after longer than the TTL, all is well again", check: checkServerBack},
 		{name: "A key changes hands after a compaction that its owner has missed", check: checkCompaction},
 		{name: "A key changes hands after a change of the leader", check: checkLeaderChange,
+			etcd: []etcdtest.Option{etcdtest.Members(3)}},
+		{name: "A serializable read needs no quorum", check: checkNoQuorum,
 			etcd: []etcdtest.Option{etcdtest.Members(3)}},
 		{name: "While etcd is out of space, refused puts leave everybody with what etcd has", check: checkNoSpacePut},
 		{name: "While etcd is out of space, unclaimed and owned keys can be deleted", check: func(e *env) {
@@ -88,9 +92,7 @@ func (e *env) lostReply(own bool, write func(context.Context, clientv3.KV) error
 		func() { err = write(e.ctx, a) },
 		func() bool { return e.kept("k").ModRevision != before.ModRevision },
 	))
-	e.until("a is back", func() bool {
-		return e.tries(time.Second, func(ctx context.Context) error { _, err := a.Get(ctx, "k"); return err }) == nil
-	})
+	e.reconnects(a)
 	e.pause(300 * time.Millisecond) // for what is sent again
 	after := e.kept("k")
 	e.show("applied %s", times(after.Version-before.Version))
@@ -100,6 +102,26 @@ func (e *env) lostReply(own bool, write func(context.Context, clientv3.KV) error
 		e.show("%s", map[bool]string{true: "deleted", false: "not deleted"}[after.Version == 0])
 	}
 	e.agree("k", want, e.plain, a, b, a)
+}
+
+// reconnects waits until a party reaches etcd again.
+func (e *env) reconnects(p *party) {
+	e.until("a party is back", func() bool {
+		return e.tries(time.Second, func(ctx context.Context) error {
+			_, err := p.Get(ctx, "m", clientv3.WithRange("n")) // which is never in memory
+			return err
+		}) == nil
+	})
+}
+
+// putAtLast puts until that succeeds.
+func (e *env) putAtLast(p *party, key, value string) {
+	e.until("a put succeeds", func() bool {
+		return e.tries(5*time.Second, func(ctx context.Context) error {
+			_, err := p.Put(ctx, key, value)
+			return err
+		}) == nil
+	})
 }
 
 func times(n int64) string {
@@ -129,17 +151,18 @@ func checkLateWrite(e *env) {
 	relay := e.etcd.Relay(0)
 	a, b := e.behind(relay, longTTL), e.party()
 	for i := range 4 {
-		e.put(a, "k", fmt.Sprint("in time ", i))
-		e.own(a, "k")
+		key := numbered("k", i)
+		e.put(a, key, "in time")
+		e.own(a, key)
 		relay.Cut(etcdtest.Requests)
 		err := e.tries(100*time.Millisecond, func(ctx context.Context) error {
-			_, err := a.Put(ctx, "k", fmt.Sprint("late ", i))
+			_, err := a.Put(ctx, key, "late")
 			return err
 		})
 		e.expect(err != nil, "a put through a cut link has succeeded")
 		relay.Heal()
 		e.pause(200 * time.Millisecond) // by then it has arrived
-		e.agree("k", e.value(e.plain, "k"), a, b, a)
+		e.agree(key, e.value(e.plain, key), a, b, a)
 	}
 }
 
@@ -260,14 +283,14 @@ func checkCutOffReads(e *env) {
 	e.expect(served > ttl/4, "it reads from memory for %v", served.Round(100*time.Millisecond))
 }
 
-// staleReads has a read k in short calls until end, and counts how many began
-// after overwritten was set and still returned the old value.
-func (e *env) staleReads(a *party, old string, overwritten *atomic.Bool, end time.Time) (n int) {
+// staleReads has a read key in short calls until end, and counts how many
+// began after overwritten was set and still returned the old value.
+func (e *env) staleReads(a *party, key string, overwritten *atomic.Bool, end time.Time) (n int64) {
 	for time.Now().Before(end) {
 		late := overwritten.Load()
 		_ = e.tries(50*time.Millisecond, func(ctx context.Context) error {
-			resp, err := a.Get(ctx, "k")
-			if late && err == nil && len(resp.Kvs) == 1 && string(resp.Kvs[0].Value) == old {
+			resp, err := a.Get(ctx, key)
+			if late && err == nil && len(resp.Kvs) == 1 && string(resp.Kvs[0].Value) == "1" {
 				n++
 			}
 			return err
@@ -277,49 +300,96 @@ func (e *env) staleReads(a *party, old string, overwritten *atomic.Bool, end tim
 	return n
 }
 
-// overtake has b write k, which is a's, while a is cut off, and checks that a
-// does not read what it was.
-func (e *env) overtake(a, b *party, ttl time.Duration) {
-	var overwritten atomic.Bool
-	wait := e.begin(func() {
-		e.put(b, "k", "2")
-		overwritten.Store(true)
+// overtake has b write a key of each of the owners, who are cut off, and checks
+// that they do not go on reading what it was.
+func (e *env) overtake(ttl time.Duration, owners []*party, b *party) {
+	end := time.Now().Add(ttl + 4*time.Second)
+	var stale atomic.Int64
+	e.together(len(owners), func(i int) {
+		key := numbered("k", i)
+		var overwritten atomic.Bool
+		wait := e.begin(func() {
+			e.put(b, key, "2")
+			overwritten.Store(true)
+		})
+		stale.Add(e.staleReads(owners[i], key, &overwritten, end))
+		wait()
 	})
-	n := e.staleReads(a, "1", &overwritten, time.Now().Add(2*ttl+2*time.Second))
-	wait()
+	n := int(stale.Load())
 	e.show("%s", plural(n, "stale read"))
-	e.expect(n == 0, "it goes on reading what was overwritten")
+	e.expect(n == 0, "an owner goes on reading what was overwritten")
 }
 
 func checkCutOffStale(e *env) {
 	const ttl = 3 * time.Second
 	relay := e.etcd.Relay(0)
-	a, b := e.behind(relay, ttl), e.party()
-	e.put(e.plain, "k", "1")
-	e.own(a, "k")
+	b := e.party()
+	var owners []*party
+	for i := range 5 {
+		// They are at different points of their leases when they are cut off.
+		owners = append(owners, e.behind(relay, ttl))
+		e.put(e.plain, numbered("k", i), "1")
+		e.own(owners[i], numbered("k", i))
+		e.pause(210 * time.Millisecond)
+	}
 	relay.Cut()
-	e.overtake(a, b, ttl)
+	e.overtake(ttl, owners, b)
 	relay.Heal()
-	e.until("the owner is back", func() bool {
-		return e.tries(time.Second, func(ctx context.Context) error { _, err := a.Get(ctx, "k"); return err }) == nil
-	})
-	e.agree("k", "2", a, b)
+	for i, a := range owners {
+		e.reconnects(a)
+		e.agree(numbered("k", i), "2", a, b)
+	}
 }
 
-func checkLateRenewal(e *env) {
-	const ttl, late = 6 * time.Second, 2 * time.Second
-	relay := e.etcd.Relay(0)
-	a, b := e.behind(relay, ttl), e.party()
-	e.put(e.plain, "k", "1")
-	e.own(a, "k")
-	before := a.sent.Of("LeaseKeepAlive", "LeaseGrant")
-	relay.Delay(late, etcdtest.Replies)
-	if !e.isPlain() {
-		e.until("a renews its lease", func() bool { return a.sent.Of("LeaseKeepAlive", "LeaseGrant") > before })
+// heldStream does something with each message before it hands it on.
+type heldStream struct {
+	grpc.ClientStream
+	hold func()
+}
+
+func (s heldStream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	s.hold()
+	return err
+}
+
+// holdRenewals has hold called with each reply to a renewal.
+func holdRenewals(hold func()) etcdtest.ClientOption {
+	return func(cfg *clientv3.Config) {
+		cfg.DialOptions = append(cfg.DialOptions, grpc.WithChainStreamInterceptor(
+			func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+				s, err := open(ctx, desc, cc, method, opts...)
+				if err != nil || method != pb.Lease_LeaseKeepAlive_FullMethodName {
+					return s, err
+				}
+				return heldStream{s, hold}, nil
+			}))
 	}
-	e.pause(50 * time.Millisecond) // the request is through
-	relay.Cut(etcdtest.Requests)
-	e.overtake(a, b, ttl)
+}
+
+// checkLateRenewal cuts an owner off when a renewal of its lease has been
+// answered, and has it learn of that answer two seconds later.
+func checkLateRenewal(e *env) {
+	const ttl, late = 8 * time.Second, 2 * time.Second
+	relay := e.etcd.Relay(0)
+	var armed atomic.Bool
+	renewed := make(chan struct{})
+	a := e.behind(relay, ttl, holdRenewals(func() {
+		if armed.CompareAndSwap(true, false) {
+			relay.Cut()
+			close(renewed)
+			time.Sleep(late)
+		}
+	}))
+	b := e.party()
+	e.put(e.plain, numbered("k", 0), "1")
+	e.own(a, numbered("k", 0))
+	if !e.isPlain() {
+		armed.Store(true)
+		<-renewed
+	}
+	relay.Cut()
+	e.overtake(ttl, []*party{a}, b)
 }
 
 func checkDeadOwner(e *env) {
@@ -342,29 +412,32 @@ func checkContextsEnd(e *env) {
 	e.own(b, "k")
 	e.value(a, "k")
 	e.etcd.Stop(0)
-	for name, call := range e.operations(a) {
-		e.returns(name+" ends", 3*time.Second, func() {
-			err := e.tries(300*time.Millisecond, call)
-			e.expect(err != nil, "%s is answered", name)
+	for _, c := range operations(a) {
+		e.returns(c.name+" ends", 3*time.Second, func() {
+			err := e.tries(300*time.Millisecond, c.do)
+			e.expect(err != nil, "%s is answered", c.name)
 		})
 	}
 }
 
+// operation is a call that fails or not.
+type operation struct {
+	name string
+	do   func(context.Context) error
+}
+
 // operations are all kinds of calls through a KV, on the key k.
-func (e *env) operations(kv clientv3.KV) map[string]func(context.Context) error {
-	return map[string]func(context.Context) error{
-		"a get":       func(ctx context.Context) error { _, err := kv.Get(ctx, "k"); return err },
-		"a range get": func(ctx context.Context) error { _, err := kv.Get(ctx, "k", clientv3.WithPrefix()); return err },
-		"a put":       func(ctx context.Context) error { _, err := kv.Put(ctx, "k", "v"); return err },
-		"a delete":    func(ctx context.Context) error { _, err := kv.Delete(ctx, "k"); return err },
-		"a range delete": func(ctx context.Context) error {
-			_, err := kv.Delete(ctx, "k", clientv3.WithPrefix())
-			return err
-		},
-		"a transaction": func(ctx context.Context) error {
+func operations(kv clientv3.KV) []operation {
+	return []operation{
+		{"a get", func(ctx context.Context) error { _, err := kv.Get(ctx, "k"); return err }},
+		{"a range get", func(ctx context.Context) error { _, err := kv.Get(ctx, "k", clientv3.WithPrefix()); return err }},
+		{"a put", func(ctx context.Context) error { _, err := kv.Put(ctx, "k", "v"); return err }},
+		{"a delete", func(ctx context.Context) error { _, err := kv.Delete(ctx, "k"); return err }},
+		{"a range delete", func(ctx context.Context) error { _, err := kv.Delete(ctx, "k", clientv3.WithPrefix()); return err }},
+		{"a transaction", func(ctx context.Context) error {
 			_, err := kv.Txn(ctx).Then(clientv3.OpPut("k", "v"), clientv3.OpPut("l", "v")).Commit()
 			return err
-		},
+		}},
 	}
 }
 
@@ -376,13 +449,11 @@ func checkServerBack(e *env) {
 	e.etcd.Stop(0)
 	e.pause(2 * ttl)
 	e.must(e.etcd.TryRestart(0))
-	for i, who := range [][2]*party{{a, b}, {b, a}} {
-		e.until("a party writes again", func() bool {
-			return e.tries(5*time.Second, func(ctx context.Context) error { _, err := who[0].Put(ctx, "k", fmt.Sprint(i)); return err }) == nil
-		})
-		e.agree("k", fmt.Sprint(i), who[0], who[1])
-	}
-	e.own(a, "k")
+	e.putAtLast(b, "k", "2")
+	e.reconnects(a)
+	e.agree("k", "2", a, b)
+	e.handsOver(a, b, "l")
+	e.handsOver(b, a, "m")
 }
 
 func checkCompaction(e *env) {
@@ -407,25 +478,37 @@ func checkCompaction(e *env) {
 	relay.Reset()
 	relay.Heal()
 	e.returns("the put", within, wait)
-	e.until("the old owner is back", func() bool {
-		return e.tries(time.Second, func(ctx context.Context) error { _, err := a.Get(ctx, "k"); return err }) == nil
-	})
+	e.reconnects(a)
 	e.agree("k", "2", a, b)
 }
 
 func checkLeaderChange(e *env) {
 	a := e.join([]string{e.etcd.Endpoint(0)}, ttlOption(longTTL))
 	b := e.join([]string{e.etcd.Endpoint(1)}, ttlOption(longTTL))
-	e.put(e.plain, "k", "0")
 	for i := range 3 {
-		e.own(a, "k")
+		key := numbered("k", i)
+		e.putAtLast(a, key, "1")
+		e.own(a, key)
 		e.etcd.MoveLeader((e.etcd.Leader() + 1) % e.etcd.Size())
-		value := fmt.Sprint(i)
-		e.until("another writes", func() bool {
-			return e.tries(5*time.Second, func(ctx context.Context) error { _, err := b.Put(ctx, "k", value); return err }) == nil
-		})
-		e.agree("k", value, a, b)
+		e.putAtLast(b, key, "2")
+		e.agree(key, "2", a, b)
 	}
+}
+
+func checkNoQuorum(e *env) {
+	a := e.join([]string{e.etcd.Endpoint(0)}, ttlOption(longTTL))
+	e.put(e.plain, "k", "1")
+	e.value(a, "other")
+	e.until("the member has it", func() bool { // which may be behind
+		resp, err := a.cl.Get(e.ctx, "k", clientv3.WithSerializable())
+		return err == nil && resp.Count == 1
+	})
+	e.etcd.Kill(1)
+	e.etcd.Kill(2)
+	e.must(e.tries(3*time.Second, func(ctx context.Context) error {
+		_, err := a.Get(ctx, "k", clientv3.WithSerializable())
+		return err
+	}))
 }
 
 func checkNoSpacePut(e *env) {
@@ -474,8 +557,8 @@ func checkCancelled(e *env) {
 	e.put(e.plain, "k", "1")
 	e.own(b, "k")
 	relay.Cut() // b gives nothing back
-	for name, call := range e.operations(a) {
-		e.returns(name+" ends", 3*time.Second, func() { _ = e.tries(200*time.Millisecond, call) })
+	for _, c := range operations(a) {
+		e.returns(c.name+" ends", 3*time.Second, func() { _ = e.tries(200*time.Millisecond, c.do) })
 	}
 	n := a.sending(func() { e.pause(2 * time.Second) })
 	e.show("%s in 2 s", plural(n, "request"))

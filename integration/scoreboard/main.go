@@ -33,7 +33,7 @@ func main() {
 	defer stop()
 	var err error
 	if *cell != "" {
-		err = playCell(*cell)
+		err = playCell(*cell, allRows())
 	} else {
 		err = playBoard(ctx, *out, *run, *parallel)
 	}
@@ -53,7 +53,7 @@ func playBoard(ctx context.Context, out, run string, parallel int) error {
 	if err != nil {
 		return err
 	}
-	b := board{parallel: parallel, command: []string{self}, out: os.Stdout}
+	b := board{parallel: parallel, grace: 5 * time.Second, command: self, out: os.Stdout}
 	for _, r := range allRows() {
 		if match.MatchString(r.name) {
 			b.rows = append(b.rows, r)

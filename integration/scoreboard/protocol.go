@@ -28,7 +28,15 @@ func protocolRows() []*row {
 		{name: "A put of an unclaimed key takes one commit", check: func(e *env) { e.putTakes(unclaimed, 1) }},
 		{name: "A put of an owned key takes one commit", check: func(e *env) { e.putTakes(owned, 1) }},
 		{name: "A put of a foreign key takes three commits", leased: true, check: func(e *env) { e.putTakes(foreign, 3) }},
+		{name: "A delete of a foreign key takes three commits", leased: true, check: checkForeignDelete,
+			known: "its first transaction holds no put, so that it can be sent while etcd is out of space"},
+		{name: "A range delete of keys that nobody owns takes one request", check: checkRangeDelete,
+			known: "it lists the claims of the range first"},
 		{name: "A key changes hands without waiting for a lease to end", leased: true, check: checkHandOver},
+		{name: "A key that has changed hands is read from memory at once", leased: true, check: checkOwnedAgain,
+			known: "it rests for 250 ms and more, so that readers do not hold up writers"},
+		{name: "Two readers of one key both read it from memory", leased: true, check: checkTwoReaders,
+			known: "a key is owned by one client at a time"},
 		{name: "Eager readers do not hold up a writer: at most six requests a put", check: checkNotStarved},
 		{name: "On a calm day, three parties are linearizable", check: func(e *env) { e.calm(false) }},
 		{name: "On a calm day, three parties on one client are linearizable", check: func(e *env) { e.calm(true) }},
@@ -52,8 +60,11 @@ func protocolRows() []*row {
 			etcd: []etcdtest.Option{etcdtest.TLS(), etcdtest.Auth(ann(prefix))}},
 		{name: "A user without rights on the claims reads the data", check: checkNoRightsRead,
 			etcd: []etcdtest.Option{etcdtest.Auth(ann("data/"))}},
-		{name: "A user without rights on the claims gets an answer to a put at once", check: checkNoRightsPut,
+		{name: "A user without rights on the claims is told at once whether he may put", check: checkNoRightsAnswer,
 			etcd: []etcdtest.Option{etcdtest.Auth(ann("data/"))}},
+		{name: "A user without rights on the claims writes the data", check: checkNoRightsPut,
+			known: "the guard of a write reads the claim",
+			etcd:  []etcdtest.Option{etcdtest.Auth(ann("data/"))}},
 	}
 }
 
@@ -158,6 +169,31 @@ func (e *env) putTakes(owner string, most int) {
 	e.agree("k", "2", p.a, p.b)
 }
 
+func checkForeignDelete(e *env) {
+	a, b := e.party(), e.party()
+	e.put(e.plain, "k", "1")
+	e.own(b, "k")
+	n := e.commit(func() {
+		_, err := a.Delete(e.ctx, "k")
+		e.must(err)
+	})
+	e.show("%s", plural(n, "commit"))
+	e.expect(n <= 3, "it takes %s", plural(n, "commit"))
+	e.agree("k", "", a, b)
+}
+
+func checkRangeDelete(e *env) {
+	a := e.party()
+	e.put(e.plain, "m/1", "1")
+	e.put(e.plain, "m/2", "1")
+	n := a.sending(func() {
+		_, err := a.Delete(e.ctx, "m/", clientv3.WithPrefix())
+		e.must(err)
+	})
+	e.show("%s", plural(n, "request"))
+	e.expect(n == 1, "it takes %s", plural(n, "request"))
+}
+
 func checkHandOver(e *env) {
 	a, b := e.party(), e.party()
 	var took time.Duration
@@ -173,6 +209,25 @@ func checkHandOver(e *env) {
 	}
 	e.show("%.1f ms", float64(took.Microseconds())/1000/times)
 	e.expect(took < longTTL/4, "%d keys took %v", times, took)
+}
+
+func checkOwnedAgain(e *env) {
+	a, b := e.party(), e.party()
+	e.put(e.plain, "k", "1")
+	e.own(b, "k")
+	e.put(a, "k", "2")
+	e.value(a, "k")
+	n := e.reads(a, "k", 10)
+	e.expect(n == 0, "%s for reads of a key that was read before", plural(n, "request"))
+}
+
+func checkTwoReaders(e *env) {
+	a, b := e.party(), e.party()
+	e.put(e.plain, "k", "1")
+	e.own(a, "k")
+	e.value(b, "k")
+	n := e.reads(b, "k", 100)
+	e.expect(n == 0, "%s of the second reader", plural(n, "request"))
 }
 
 func checkNotStarved(e *env) {
@@ -332,20 +387,26 @@ func checkNoRightsRead(e *env) {
 	})
 }
 
-func checkNoRightsPut(e *env) {
+// putsAsAnn puts as a user without rights on the claims.
+func (e *env) putsAsAnn() (err error) {
 	e.returns("open and put", within, func() {
 		a := e.party(asAnn())
-		err := e.tries(within/2, func(ctx context.Context) error {
+		err = e.tries(within/2, func(ctx context.Context) error {
 			_, err := a.Put(ctx, "data/k", "1")
 			return err
 		})
-		switch {
-		case err == nil:
-			e.show("applied")
-		case strings.Contains(err.Error(), "permission denied"):
-			e.show("permission denied")
-		default:
-			e.fail("%v", err)
-		}
 	})
+	return err
+}
+
+func checkNoRightsPut(e *env) { e.must(e.putsAsAnn()) }
+
+func checkNoRightsAnswer(e *env) {
+	err := e.putsAsAnn()
+	if err == nil {
+		e.show("applied")
+		return
+	}
+	e.show("refused")
+	e.expect(strings.Contains(err.Error(), "permission denied"), "%v", err)
 }
