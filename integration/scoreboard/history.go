@@ -169,7 +169,7 @@ func (h *history) judge(parties []*party) {
 		reads += len(h.reads[key])
 		stale += h.staleLocked(key)
 	}
-	e.show("%d of %d reads stale", stale, reads)
+	e.show("%s", plural(stale, "stale read"))
 	e.expect(reads > 100, "only %d reads", reads)
 	if err := errors.Join(errs...); err != nil {
 		e.fail("%s", problem(err))

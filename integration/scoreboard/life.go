@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"runtime"
 	"strings"
 	"time"
 
@@ -14,79 +13,35 @@ import (
 
 func lifeRows() []*row {
 	return []*row{
-		{name: "There is no goroutine for each key, in the client or in etcd", check: checkGoroutines},
-		{name: "There is no watch for each key", check: checkWatches},
-		{name: "There is no watch for each hand-over", leased: true, check: checkHandOverWatches},
-		{name: "Reads leave nothing in etcd", check: checkReadsLeaveNothing,
-			known: "what was read stays owned until another asks for it: a claim in etcd for each key"},
+		{name: "Without a server, opening ends with its context", leased: true, check: checkOpenWithoutServer},
+		{name: "An empty prefix is refused", leased: true, check: checkEmptyPrefix},
 		{name: "Close releases every key", leased: true, check: checkCloseReleases},
 		{name: "After Close no goroutine is left", leased: true, check: checkNoGoroutineLeft},
 		{name: "Close ends within 5 s with the server away", leased: true, check: checkCloseAway},
 		{name: "Close may be called twice", leased: true, check: checkCloseTwice},
 		{name: "After Close every call fails at once and sends nothing", leased: true, check: checkClosed},
 		{name: "A put that waits for an owner ends when its KV is closed", leased: true, check: checkCloseEndsWaits},
-		{name: "A lease that was handed in survives Close", leased: true, check: checkHandedInLease},
-		{name: "Without a server, opening ends with its context", leased: true, check: checkOpenWithoutServer},
-		{name: "An empty prefix is refused", leased: true, check: checkEmptyPrefix},
 	}
 }
 
-const manyKeys = 400
-
-// ownMany has a party read many keys.
-func (e *env) ownMany(p *party, base string, n int) {
-	e.together(20, func(i int) {
-		for j := i; j < n; j += 20 {
-			e.value(p, numbered(base, j))
-		}
+func checkOpenWithoutServer(e *env) {
+	relay := e.etcd.Relay(0)
+	relay.Cut()
+	cl, err := e.etcd.NewClient([]string{relay.URL()})
+	e.must(err)
+	ctx, cancel := context.WithTimeout(e.ctx, 300*time.Millisecond)
+	defer cancel()
+	e.returns("open", 5*time.Second, func() {
+		_, _, err := e.open(cl, prefix, concurrency.WithContext(ctx))
+		e.expect(err != nil, "it is open")
 	})
 }
 
-func checkGoroutines(e *env) {
-	a := e.party()
-	e.ownMany(a, "few", 20)
-	before := runtime.NumGoroutine()
-	e.ownMany(a, "many", manyKeys)
-	// The server's own come and go.
-	most := before + manyKeys/10
-	for end := time.Now().Add(3 * time.Second); runtime.NumGoroutine() > most && time.Now().Before(end); {
-		e.pause(10 * time.Millisecond)
-	}
-	n := runtime.NumGoroutine()
-	each := max(0, float64(n-before)/manyKeys)
-	e.show("%.1f goroutines a key", each)
-	e.expect(n <= most, "%d keys have brought about %.0f%% as many goroutines", manyKeys, 100*each)
-}
-
-func checkWatches(e *env) {
-	a := e.party()
-	e.ownMany(a, "few", 20)
-	before := a.sent.Of("Watch")
-	e.ownMany(a, "many", manyKeys)
-	e.pause(500 * time.Millisecond) // for those that are made in the background
-	n := a.sent.Of("Watch") - before
-	e.show("%.1f watches a key", float64(n)/manyKeys)
-	e.expect(n <= manyKeys/10, "%s for %d keys", plural(n, "watch request"), manyKeys)
-}
-
-func checkHandOverWatches(e *env) {
-	const keys = 50
-	a, b := e.party(), e.party()
-	e.ownMany(b, "k", keys)
-	before := a.sent.Of("Watch") + b.sent.Of("Watch")
-	for i := range keys {
-		e.put(a, numbered("k", i), "1")
-	}
-	n := a.sent.Of("Watch") + b.sent.Of("Watch") - before
-	e.show("%.1f watch requests a hand-over", float64(n)/keys)
-	e.expect(n <= keys/10, "%s for %d hand-overs", plural(n, "watch request"), keys)
-}
-
-func checkReadsLeaveNothing(e *env) {
-	a := e.party()
-	e.ownMany(a, "k", manyKeys)
-	e.show("%d claims of %d keys", e.claims(), manyKeys)
-	e.expect(e.claims() == 0, "there is a claim for each key")
+func checkEmptyPrefix(e *env) {
+	e.returns("open", 5*time.Second, func() {
+		_, _, err := e.open(e.plain, "", ttlOption(longTTL))
+		e.expect(err != nil, "it is open, and its claims are where the data is")
+	})
 }
 
 func checkCloseReleases(e *env) {
@@ -189,34 +144,4 @@ func checkCloseEndsWaits(e *env) {
 	case <-time.After(5 * time.Second):
 		e.fail("not within 5 s of Close: the put ends")
 	}
-}
-
-func checkHandedInLease(e *env) {
-	lease := e.lease()
-	a := e.join(e.etcd.Endpoints(), concurrency.WithLease(lease))
-	e.own(a, "k")
-	a.close()
-	resp, err := e.plain.TimeToLive(e.ctx, lease)
-	e.must(err)
-	e.expect(resp.TTL > 0, "the lease is revoked")
-}
-
-func checkOpenWithoutServer(e *env) {
-	relay := e.etcd.Relay(0)
-	relay.Cut()
-	cl, err := e.etcd.NewClient([]string{relay.URL()})
-	e.must(err)
-	ctx, cancel := context.WithTimeout(e.ctx, 300*time.Millisecond)
-	defer cancel()
-	e.returns("open", 5*time.Second, func() {
-		_, _, err := e.open(cl, prefix, concurrency.WithContext(ctx))
-		e.expect(err != nil, "it is open")
-	})
-}
-
-func checkEmptyPrefix(e *env) {
-	e.returns("open", 5*time.Second, func() {
-		_, _, err := e.open(e.plain, "", ttlOption(longTTL))
-		e.expect(err != nil, "it is open, and its claims are where the data is")
-	})
 }

@@ -46,9 +46,13 @@ func allRows() []*row {
 		inGroup("Drop-in semantics: writes", writeRows()),
 		inGroup("Drop-in semantics: reads", readRows()),
 		inGroup("Drop-in semantics: transactions", txnRows()),
+		inGroup("Cost", costRows()),
 		inGroup("Protocol", protocolRows()),
-		inGroup("Faults", faultRows()),
-		inGroup("Life of a KV", lifeRows()),
+		inGroup("Access", accessRows()),
+		inGroup("Faults: writes, members and space", faultRows()),
+		inGroup("Faults: owners cut off", outageRows()),
+		inGroup("Faults: histories", stormRows()),
+		inGroup("Opening and closing", lifeRows()),
 	)
 }
 

@@ -180,8 +180,8 @@ func checkNested(e *env) {
 
 func checkFailedTxn(e *env) {
 	e.asPlain(
-		txn("put beside an ignored value of a key that may be absent", func(k, l string) (cmps, ops, ops) {
-			return nil, ops{clientv3.OpPut(k, "2"), clientv3.OpPut(l, "", clientv3.WithIgnoreValue())}, nil
+		txn("put beside an ignored lease of a key that may be absent", func(k, l string) (cmps, ops, ops) {
+			return nil, ops{clientv3.OpPut(k, "2"), clientv3.OpPut(l, "2", clientv3.WithIgnoreLease())}, nil
 		}),
 		txn("put beside an unknown lease", func(k, l string) (cmps, ops, ops) {
 			return is(k, "1"), ops{clientv3.OpPut(k, "2"), clientv3.OpPut(l, "2", clientv3.WithLease(0x7777))}, ops{clientv3.OpPut(k, "3")}

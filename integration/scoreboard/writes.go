@@ -128,8 +128,11 @@ func (e *env) deleteReaches(from, key string, opts ...clientv3.OpOption) {
 	e.own(b, key)
 	resp, err := a.Delete(e.ctx, from, opts...)
 	e.must(err)
-	for name, kv := range map[string]clientv3.KV{"in etcd": e.plain, "for its owner": b, "for who deleted it": a} {
-		e.expect(e.value(kv, key) == "", "the key is still there %s", name)
+	for _, reader := range []struct {
+		is string
+		kv clientv3.KV
+	}{{"etcd", e.plain}, {"its owner", b}, {"the one who deleted it", a}} {
+		e.expect(e.value(reader.kv, key) == "", "for %s the key is still there", reader.is)
 	}
 	e.expect(resp.Deleted == 1, "%s deleted, not one", plural(int(resp.Deleted), "key"))
 }
