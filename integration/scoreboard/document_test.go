@@ -11,6 +11,8 @@ One suite of black-box checks, one row a check, run on three contenders: etcd's 
 this library. Each cell has a process and an embedded etcd of its own, and the contenders get the same options. The plain
 client says what is right; rows that make no sense for it have a – there. What this library is known to fail stands here, too.
 
+A key is *owned* if the KV that acts owns it, *foreign* if another KV does. A *commit* is an entry in the log of etcd.
+
 Made by ` + "`make scoreboard`" + ` on 2026-01-02, with
 
 - etcd 1

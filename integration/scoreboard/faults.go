@@ -15,28 +15,17 @@ import (
 func faultRows() []*row {
 	return []*row{
 		{name: "A put of an owned key whose reply is lost is applied once, and all see it", check: func(e *env) {
-			e.lostReply(true, func(ctx context.Context, kv clientv3.KV) error {
-				_, err := kv.Put(ctx, "k", "2")
-				return err
-			}, "2")
+			e.lostReply(true, clientv3.OpPut("k", "2"), "2")
 		}},
 		{name: "A put of an unclaimed key whose reply is lost is applied once, and all see it", check: func(e *env) {
-			e.lostReply(false, func(ctx context.Context, kv clientv3.KV) error {
-				_, err := kv.Put(ctx, "k", "2")
-				return err
-			}, "2")
+			e.lostReply(false, clientv3.OpPut("k", "2"), "2")
 		}},
 		{name: "A transaction whose reply is lost is applied once, and all see it", check: func(e *env) {
-			e.lostReply(true, func(ctx context.Context, kv clientv3.KV) error {
-				_, err := kv.Txn(ctx).If(clientv3.Compare(clientv3.Version("k"), ">", 0)).Then(clientv3.OpPut("k", "2")).Commit()
-				return err
-			}, "2")
+			exists := clientv3.Compare(clientv3.Version("k"), ">", 0)
+			e.lostReply(true, clientv3.OpTxn(cmps{exists}, ops{clientv3.OpPut("k", "2")}, nil), "2")
 		}},
 		{name: "A delete whose reply is lost is seen by all", check: func(e *env) {
-			e.lostReply(true, func(ctx context.Context, kv clientv3.KV) error {
-				_, err := kv.Delete(ctx, "k")
-				return err
-			}, "")
+			e.lostReply(true, clientv3.OpDelete("k"), "")
 		}},
 		{name: "A put that arrives when its caller has given up is seen by all or by none", check: checkLateWrite},
 		{name: "A key changes hands after a compaction that its owner has missed", check: checkCompaction},
@@ -51,12 +40,12 @@ func faultRows() []*row {
 		{name: "While etcd is out of space, foreign keys can be deleted", check: func(e *env) {
 			e.noSpaceDelete(foreign)
 		}, known: "nobody can be asked for a key then, as that takes a put"},
-		{name: "Calls that are cancelled end, and nothing goes on sending", check: checkCancelled},
+		{name: "Calls that are given up end, and nothing goes on sending", check: checkGivenUp},
 	}
 }
 
 // lostReply checks a write of k whose reply gets lost, and what k is then.
-func (e *env) lostReply(own bool, write func(context.Context, clientv3.KV) error, want string) {
+func (e *env) lostReply(own bool, write clientv3.Op, want string) {
 	relay := e.etcd.Relay(0)
 	a, b := e.behind(relay, longTTL), e.party()
 	e.put(e.plain, "k", "1")
@@ -66,7 +55,7 @@ func (e *env) lostReply(own bool, write func(context.Context, clientv3.KV) error
 	}
 	before := e.kept("k")
 	e.must(relay.LoseReply(
-		func() { _ = write(e.ctx, a) }, // the caller may be told anything
+		func() { _, _ = a.Do(e.ctx, write) }, // the caller may be told anything
 		func() bool { return e.kept("k").ModRevision != before.ModRevision },
 	))
 	e.reconnects(a)
@@ -150,13 +139,10 @@ func checkCompaction(e *env) {
 	e.put(e.plain, "k", "1")
 	e.own(a, "k")
 	relay.Cut()
-	var wait func()
-	if !e.isPlain() { // b asks for the key, which a does not hear
-		claim := e.kept(prefix + "k")
-		wait = e.begin(func() { e.put(b, "k", "2") })
-		e.until("the owner is asked", func() bool { return e.kept(prefix+"k") != claim })
-	} else {
-		wait = e.begin(func() { e.put(b, "k", "2") })
+	claim := e.kept(prefix + "k")
+	wait := e.begin(func() { e.put(b, "k", "2") })
+	if !e.isPlain() {
+		e.until("the owner is asked, which it does not hear", func() bool { return e.kept(prefix+"k") != claim })
 	}
 	for i := range 20 {
 		e.put(e.plain, "elsewhere", fmt.Sprint(i))
@@ -239,7 +225,7 @@ func (e *env) noSpaceDelete(owners ...string) {
 	}
 }
 
-func checkCancelled(e *env) {
+func checkGivenUp(e *env) {
 	relay := e.etcd.Relay(0)
 	a, b := e.party(), e.behind(relay, longTTL)
 	e.put(e.plain, "k", "1")
@@ -250,7 +236,7 @@ func checkCancelled(e *env) {
 	}
 	n := a.sending(func() { e.pause(2 * time.Second) })
 	e.show("%s in 2 s", plural(n, "request"))
-	e.expect(n < 10, "%s in 2 s after all calls were cancelled", plural(n, "request"))
+	e.expect(n < 10, "%s in 2 s after all calls were given up", plural(n, "request"))
 }
 
 // operation is a call that fails or not.

@@ -162,14 +162,18 @@ func (h *history) judge(parties []*party) {
 	e.until("the watch has told everything", func() bool { return h.told.Load() >= end.Header.Revision })
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	reads, stale := 0, 0
+	reads, stale, twice := 0, 0, 0
 	var errs []error
 	for _, key := range historyKeys {
 		errs = append(errs, linear.Check(h.events[key], h.writes[key], h.reads[key]))
 		reads += len(h.reads[key])
 		stale += h.staleLocked(key)
+		twice += h.twiceLocked(key)
 	}
 	e.show("%s", plural(stale, "stale read"))
+	if twice > 0 {
+		e.show("%s, %s applied twice", plural(stale, "stale read"), plural(twice, "write"))
+	}
 	e.expect(reads > 100, "only %d reads", reads)
 	if err := errors.Join(errs...); err != nil {
 		e.fail("%s", problem(err))
@@ -209,6 +213,19 @@ func (h *history) staleLocked(key string) (n int) {
 			if ok && at < r.Call && r.KV != nil && r.KV.ModRevision < ev.Kv.ModRevision {
 				n++
 				break
+			}
+		}
+	}
+	return n
+}
+
+// twiceLocked counts the writes of a key that were applied more than once.
+func (h *history) twiceLocked(key string) (n int) {
+	times := make(map[string]int)
+	for _, ev := range h.events[key] {
+		if v := string(ev.Kv.Value); ev.Type == mvccpb.PUT {
+			if times[v]++; times[v] == 2 {
+				n++
 			}
 		}
 	}

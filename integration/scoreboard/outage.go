@@ -160,7 +160,11 @@ func checkLateRenewal(e *env) {
 	e.own(a, numbered("k", 0))
 	if !e.isPlain() {
 		armed.Store(true)
-		<-renewed
+		select {
+		case <-renewed:
+		case <-e.ctx.Done():
+			e.fail("the lease is not renewed")
+		}
 	}
 	relay.Cut()
 	e.overtake(ttl, []*party{a}, b)

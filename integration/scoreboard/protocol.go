@@ -16,6 +16,7 @@ func protocolRows() []*row {
 		{name: "A key that has changed hands is read from memory at once", leased: true, check: checkOwnedAgain,
 			known: "it rests for 250 ms and more, so that readers do not hold up writers"},
 		{name: "Eager readers do not hold up a writer: at most six requests a put", check: checkNotStarved},
+		{name: "A range delete goes through while another reads ever new keys there", check: checkBusyRange},
 		{name: "On a calm day, three parties are linearizable", check: func(e *env) { e.calm(false) }},
 		{name: "On a calm day, three parties on one client are linearizable", check: func(e *env) { e.calm(true) }},
 		{name: "A claim that an operator deletes is noticed", leased: true, check: func(e *env) {
@@ -108,6 +109,27 @@ func (e *env) readEagerly(ctx context.Context, r *party, written *atomic.Int64) 
 		e.expect(got >= least, "a read returns what was overwritten")
 		time.Sleep(100 * time.Microsecond) // the machine is the writer's, too
 	}
+}
+
+func checkBusyRange(e *env) {
+	a, b := e.party(), e.party()
+	ctx, cancel := context.WithCancel(e.ctx)
+	var n atomic.Int64
+	wait := e.begin(func() {
+		for ctx.Err() == nil {
+			_, err := b.Get(ctx, fmt.Sprint("m/", n.Add(1)))
+			if ctx.Err() == nil {
+				e.must(err)
+			}
+		}
+	})
+	e.until("a hundred keys were read", func() bool { return n.Load() > 100 })
+	e.returns("the delete", within, func() {
+		_, err := a.Delete(e.ctx, "m/", clientv3.WithPrefix())
+		e.must(err)
+	})
+	cancel()
+	wait()
 }
 
 // calm checks a history without faults.
