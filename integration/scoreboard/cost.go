@@ -2,6 +2,7 @@ package main
 
 import (
 	"runtime"
+	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -31,6 +32,7 @@ func costRows() []*row {
 		{name: "There is no goroutine for each key, in the client or in etcd", check: checkGoroutines},
 		{name: "There is no watch for each key", check: checkWatches},
 		{name: "There is no watch for each hand-over", leased: true, check: checkHandOverWatches},
+		{name: "An owned key with a value of 100 bytes takes less than 2 KiB of memory", leased: true, check: checkMemory},
 		{name: "Reads leave nothing in etcd", check: checkReadsLeaveNothing,
 			known: "what was read stays owned until another asks for it: a claim in etcd for each key"},
 	}
@@ -227,4 +229,36 @@ func checkReadsLeaveNothing(e *env) {
 	e.ownMany(a, "k", manyKeys)
 	e.show("%d claims of %d keys", e.claims(), manyKeys)
 	e.expect(e.claims() == 0, "there is a claim for each key")
+}
+
+func checkMemory(e *env) {
+	const keys = 3000
+	a := e.party()
+	fill := func(base string, n int) {
+		e.together(20, func(i int) {
+			for j := i; j < n; j += 20 {
+				e.put(e.plain, numbered(base, j), strings.Repeat("v", 100))
+			}
+		})
+		e.ownMany(a, base, n)
+	}
+	fill("few", 20)
+	before := e.memory()
+	fill("many", keys)
+	each := max(0, float64(e.memory()-before)/keys/1024)
+	e.show("%.1f KiB a key", each)
+	e.expect(each < 2, "it takes %.1f KiB", each)
+}
+
+// memory returns what this process uses in heap and stacks, without etcd: it is
+// stopped meanwhile.
+func (e *env) memory() int64 {
+	e.etcd.Stop(0)
+	var m runtime.MemStats
+	for range 3 {
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&m)
+	e.must(e.etcd.TryRestart(0))
+	return int64(m.HeapAlloc + m.StackInuse)
 }
