@@ -67,8 +67,11 @@ func (d document) summary(w io.Writer) {
 	for _, g := range append(d.groups(), part{"**all**", d.rows}) {
 		fmt.Fprintf(w, "| %s |", g.name)
 		for c := range contenders {
-			n, of := score(g.rows, c)
-			fmt.Fprintf(w, " %d of %d |", n, of)
+			if n, of := score(g.rows, c); of > 0 {
+				fmt.Fprintf(w, " %d of %d |", n, of)
+			} else {
+				fmt.Fprint(w, " – |")
+			}
 		}
 		fmt.Fprintln(w)
 	}
