@@ -165,7 +165,7 @@ func (h *history) judge(parties []*party) {
 	reads, stale, twice := 0, 0, 0
 	var errs []error
 	for _, key := range historyKeys {
-		errs = append(errs, linear.Check(h.events[key], h.writes[key], h.reads[key]))
+		errs = append(errs, linear.Check(linear.Key{Name: key, Events: h.events[key], Writes: h.writes[key], Reads: h.reads[key]}))
 		reads += len(h.reads[key])
 		stale += h.staleLocked(key)
 		twice += h.twiceLocked(key)
