@@ -91,14 +91,15 @@
 // Keys under the claim prefix are claims. Single writes of them give
 // [ErrClaimPrefix], deletions of ranges leave them alone, reads of ranges show
 // them. Transactions need room for their guards within etcd's limit of 128
-// operations: all 128 fit without comparisons, 127 with. Beside comparisons, up to 60 written keys get a guard
-// each; more are guarded by ranges, as many as there is room for. What then
-// still does not fit gives [ErrTxnTooLarge]. A deletion of a range, or what is
-// guarded by ranges, goes through in a round trip in which nobody claims a key
-// in them: it waits as long as others go on reading keys there that they have
-// never read before. Guards also take bytes, a few times the length of each key to be written: a
-// write that comes that close to etcd's limit on the size of requests gets
-// etcd's error. Keys that carry a lease of their own are never owned.
+// operations: all 128 fit without comparisons, 127 with. Beside comparisons, up
+// to 60 written keys get a guard each; more are guarded by ranges, as many as
+// there is room for. What then still does not fit gives [ErrTxnTooLarge]. A
+// deletion of a range, or what is guarded by ranges, goes through in a round
+// trip in which nobody claims a key in them: it waits as long as others go on
+// reading keys there that they have never read before. Guards also take bytes,
+// a few times the length of each key to be written: a write that comes that
+// close to etcd's limit on the size of requests gets etcd's error. Keys that
+// carry a lease of their own are never owned.
 //
 // # Words
 //

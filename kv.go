@@ -51,8 +51,8 @@ type Config struct {
 	MaxTxnOps int
 
 	// MaxKeys is how many keys are owned at most; 0 means 100,000. When there are
-	// more, those that were not read lately are given back. Each costs about
-	// 400 B and its key and value here, and a key in etcd.
+	// more, those that were not read lately are given back. Each takes memory
+	// here, a key in etcd and a place on a lease.
 	MaxKeys int
 
 	// Logger gets what the session has to say; nil means the client's logger.
