@@ -5,11 +5,103 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
 )
+
+// FuzzPlan plans any transaction, checks the plan against what the transaction
+// says, and carries it out.
+func FuzzPlan(f *testing.F) {
+	f.Fuzz(func(t *testing.T, data []byte) { checkScene(t, newScene(data)) })
+}
+
+// Invariants: I4, I5, I11, I13. FuzzPlan as a random walk.
+func TestI4I5I11I13PlansOfRandomTransactions(t *testing.T) {
+	const seeds = 500
+	count := make(map[string]int)
+	for seed := range uint64(seeds) {
+		rng := rand.New(rand.NewPCG(seed, 11))
+		data := make([]byte, 20+rng.IntN(400))
+		for i := range data {
+			data[i] = byte(rng.Uint32())
+		}
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			for kind := range strings.SplitSeq(checkScene(t, newScene(data)), ", ") {
+				count[kind]++
+			}
+		})
+	}
+	t.Log(count)
+	for _, kind := range []string{
+		"of claims", "no room", "reads", "too large for etcd", "covered", "guarded one by one",
+		"from memory", "done", "refused", "in the way",
+	} {
+		if count[kind] < seeds/100 {
+			t.Errorf("only %d of the transactions are of the kind %q", count[kind], kind)
+		}
+	}
+}
+
+// checkScene checks the plan of a transaction and what comes of it. It returns
+// of which kinds the transaction is.
+func checkScene(t *testing.T, s *scene) (kinds string) {
+	t.Helper()
+	user := requestOf(t, s.op)
+	st := newStage(t, s)
+	defer st.close()
+	answered := st.checkMemory()
+	p, ok, kinds := checkPlanned(t, s, user)
+	switch {
+	case answered && kinds == "of claims":
+		t.Fatalf("answered from memory, though it may write a claim:\n%v", user)
+	case answered:
+		kinds += ", from memory"
+	}
+	switch {
+	case !ok:
+		return kinds
+	case p.readOnly():
+		return kinds + ", " + st.decide()
+	}
+	return kinds + ", " + st.write(p, user)
+}
+
+// checkPlanned plans a transaction, or checks that it is refused with reason.
+func checkPlanned(t *testing.T, s *scene, user *etcdserverpb.TxnRequest) (p *plan, ok bool, kind string) {
+	t.Helper()
+	cmps, ops, els := s.op.Txn()
+	takes := etcdTakes(user, s.maxOps)
+	if (weight(cmps, ops, els) <= s.maxOps) != takes {
+		t.Fatalf("weight %d with limit %d, etcd takes it: %v", weight(cmps, ops, els), s.maxOps, takes)
+	}
+	ofClaims := slices.ContainsFunc(written(user), func(r keyRange) bool {
+		return r.end == "" && strings.HasPrefix(r.begin, s.layout.prefix)
+	})
+	writes := slices.ContainsFunc(written(user), func(r keyRange) bool { return r.end == "" || r.end == "\x00" || r.begin < r.end })
+	noRoom := takes && writes && !etcdTakes(leastGuarded(user, s.layout), s.maxOps)
+	p, err := newPlan(s.layout, s.maxOps, cmps, ops, els)
+	switch {
+	case errors.Is(err, ErrClaimPrefix) != ofClaims:
+		t.Fatalf("single writes of claims: %v, but: %v\n%v", ofClaims, err, user)
+	case ofClaims:
+		return nil, false, "of claims"
+	case errors.Is(err, ErrTxnTooLarge) != noRoom:
+		t.Fatalf("room for no guard: %v, limit %d, but: %v\n%v", noRoom, s.maxOps, err, user)
+	case noRoom:
+		return nil, false, "no room"
+	case err != nil:
+		t.Fatal(err)
+	case p.readOnly():
+		return p, true, "reads"
+	case !takes:
+		return p, true, "too large for etcd"
+	case p.cover != nil:
+		return p, true, "covered"
+	}
+	return p, true, "guarded one by one"
+}
 
 // etcdTakes is etcd's rule as it stands in its checkTxnRequest: at each level
 // the longest of the three lists counts, and nested levels get what is left.
@@ -32,57 +124,64 @@ func etcdTakes(r *etcdserverpb.TxnRequest, maxOps int) bool {
 	return true
 }
 
-// randomTxn is a transaction that may hold anything; size is how long its
-// lists may be.
-func randomTxn(rng *rand.Rand, depth, size int) clientv3.Op {
-	key := func() string { return fmt.Sprintf("%c%02d", "abcdx"[rng.IntN(5)], rng.IntN(40)) }
-	var cmps []clientv3.Cmp
-	for range rng.IntN(size + 1) {
-		cmps = append(cmps, clientv3.Compare(clientv3.Version(key()), "=", 0))
+// leastGuarded is what the user's transaction takes at least: one guard, and
+// one operation to look for what is in the way.
+func leastGuarded(user *etcdserverpb.TxnRequest, l layout) *etcdserverpb.TxnRequest {
+	q := &etcdserverpb.TxnRequest{
+		Compare: []*etcdserverpb.Compare{{}},
+		Success: sparedOps(user.Success, l),
+		Failure: []*etcdserverpb.RequestOp{{}},
 	}
-	list := func() (ops []clientv3.Op) {
-		for range rng.IntN(size + 1) {
-			switch k := rng.IntN(30); {
-			case k < 8:
-				ops = append(ops, clientv3.OpGet(key()))
-			case k < 22:
-				ops = append(ops, clientv3.OpPut(key(), "v"))
-			case k < 24:
-				ops = append(ops, clientv3.OpDelete(key()))
-			case k < 25:
-				ops = append(ops, clientv3.OpDelete(key(), clientv3.WithRange(key())))
-			case k < 26 && rng.IntN(4) == 0:
-				ops = append(ops, clientv3.OpDelete(key(), clientv3.WithFromKey()))
-			case k < 27 && rng.IntN(4) == 0:
-				ops = append(ops, clientv3.OpDelete("claims/a", clientv3.WithRange(key())), clientv3.OpDelete("claims/a", clientv3.WithRange("claims/b")))
-			case depth > 0 && (size <= 8 || rng.IntN(8) == 0):
-				ops = append(ops, randomTxn(rng, depth-1, size/2))
-			}
-		}
-		return ops
+	if len(user.Compare) > 0 || len(user.Failure) > 0 {
+		q.Success = []*etcdserverpb.RequestOp{{Request: &etcdserverpb.RequestOp_RequestTxn{RequestTxn: &etcdserverpb.TxnRequest{
+			Compare: user.Compare, Success: q.Success, Failure: sparedOps(user.Failure, l),
+		}}}}
 	}
-	if rng.IntN(3) == 0 {
-		cmps = nil
-	}
-	thenOps, elseOps := list(), list()
-	if rng.IntN(2) == 0 {
-		elseOps = nil
-	}
-	return clientv3.OpTxn(cmps, thenOps, elseOps)
+	return q
 }
 
-// written lists what a request may put or delete, as ranges.
+// sparedOps has as many operations as it takes to do ops to everything but the
+// claims.
+func sparedOps(ops []*etcdserverpb.RequestOp, l layout) (out []*etcdserverpb.RequestOp) {
+	for _, op := range ops {
+		n := 1
+		if d := op.GetRequestDeleteRange(); d != nil {
+			n = partsBeside(string(d.Key), string(d.RangeEnd), l)
+		}
+		if r := op.GetRequestTxn(); r != nil {
+			op = &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestTxn{RequestTxn: &etcdserverpb.TxnRequest{
+				Compare: r.Compare, Success: sparedOps(r.Success, l), Failure: sparedOps(r.Failure, l),
+			}}}
+		}
+		out = append(out, slices.Repeat([]*etcdserverpb.RequestOp{op}, n)...)
+	}
+	return out
+}
+
+// partsBeside counts the pieces of a range beside the claims.
+func partsBeside(begin, end string, l layout) (n int) {
+	open, last := end == "\x00", l.end == "\x00" // nothing is above the range; above the claims
+	if end == "" || !open && end <= begin || !open && end <= l.prefix || !last && begin >= l.end {
+		return 1 // no claim is in it
+	}
+	if begin < l.prefix {
+		n++
+	}
+	if !last && (open || end > l.end) {
+		n++
+	}
+	return n
+}
+
+// written lists what a request may put or delete, whichever branches it takes;
+// a single key has no end.
 func written(r *etcdserverpb.TxnRequest) (out []keyRange) {
 	for _, op := range append(slices.Clone(r.Success), r.Failure...) {
 		switch op := op.Request.(type) {
 		case *etcdserverpb.RequestOp_RequestPut:
-			out = append(out, keyRange{string(op.RequestPut.Key), string(op.RequestPut.Key) + "\x00"})
+			out = append(out, keyRange{string(op.RequestPut.Key), ""})
 		case *etcdserverpb.RequestOp_RequestDeleteRange:
-			r := keyRange{string(op.RequestDeleteRange.Key), string(op.RequestDeleteRange.RangeEnd)}
-			if r.end == "" {
-				r.end = r.begin + "\x00"
-			}
-			out = append(out, r)
+			out = append(out, keyRange{string(op.RequestDeleteRange.Key), string(op.RequestDeleteRange.RangeEnd)})
 		case *etcdserverpb.RequestOp_RequestTxn:
 			out = append(out, written(op.RequestTxn)...)
 		}
@@ -90,107 +189,81 @@ func written(r *etcdserverpb.TxnRequest) (out []keyRange) {
 	return out
 }
 
-// guardedBy reports whether some comparison of the request is about the claims
-// of all keys in r, and says that they are unclaimed, ours, or not new.
-func guardedBy(req *etcdserverpb.TxnRequest, r keyRange, grants map[string]int64, listed int64) bool {
-	begin, end := planPrefix+r.begin, planPrefix+r.end
-	if r.end == openEnd {
-		end = "claims0"
-	}
-	for _, c := range req.Compare {
-		if c.Target != etcdserverpb.Compare_CREATE {
-			continue
-		}
-		if len(c.RangeEnd) > 0 {
-			if string(c.Key) <= begin && end <= string(c.RangeEnd) && c.Result == etcdserverpb.Compare_LESS && c.GetCreateRevision() == listed+1 {
-				return true
-			}
-		} else if string(c.Key) == begin && end == begin+"\x00" && c.Result == etcdserverpb.Compare_EQUAL && c.GetCreateRevision() == grants[r.begin] {
-			return true
-		}
-	}
-	return false
+// namedBy reports whether any of the ranges names key.
+func namedBy(key string, ranges []keyRange) bool {
+	return slices.ContainsFunc(ranges, func(r keyRange) bool { return named(key, r.begin, r.end) })
 }
 
-// Invariants: I5, I13. Of random transactions: what etcd would take is either
-// refused for want of room or planned within etcd's limit, with a guard for
-// everything that it may write, and with nothing written under the claims.
-func TestI5I13PlansOfRandomTransactions(t *testing.T) {
-	const listed, planSeeds = 9, 1500
-	count := make(map[string]int)
-	for seed := range uint64(planSeeds) {
-		rng := rand.New(rand.NewPCG(seed, 11))
-		maxOps := []int{8, 16, 64, 128}[rng.IntN(4)]
-		size := 1 + rng.IntN(6)
-		if rng.IntN(3) == 0 {
-			size = 1 + rng.IntN(maxOps+8)
+// mayPut reports whether a put stands in any branch.
+func mayPut(r *etcdserverpb.TxnRequest) bool {
+	return slices.ContainsFunc(append(slices.Clone(r.Success), r.Failure...), func(op *etcdserverpb.RequestOp) bool {
+		return op.GetRequestPut() != nil || op.GetRequestTxn() != nil && mayPut(op.GetRequestTxn())
+	})
+}
+
+// guarded reports whether some guard of the request is about the claim of key,
+// and says that it is unclaimed or ours under our grant, or not newer than the
+// listing.
+func guarded(req *etcdserverpb.TxnRequest, claim string, grant, listed int64) bool {
+	return slices.ContainsFunc(req.Compare, func(c *etcdserverpb.Compare) bool {
+		if c.Target != etcdserverpb.Compare_CREATE || !named(claim, string(c.Key), string(c.RangeEnd)) {
+			return false
 		}
-		op := randomTxn(rng, 3, size)
-		user := requestOf(t, op)
-		cmps, ops, els := op.Txn()
-		takes := etcdTakes(user, maxOps)
-		if (weight(cmps, ops, els) <= maxOps) != takes {
-			t.Fatalf("seed %d: weight %d with limit %d, etcd takes it: %v", seed, weight(cmps, ops, els), maxOps, takes)
+		if len(c.RangeEnd) > 0 {
+			return c.Result == etcdserverpb.Compare_LESS && c.GetCreateRevision() == listed+1
 		}
-		p, err := newPlan(newLayout(planPrefix), maxOps, cmps, ops, els)
-		switch {
-		case err != nil && (!takes || !errors.Is(err, ErrTxnTooLarge)):
-			t.Fatalf("seed %d: etcd takes it: %v, but: %v", seed, takes, err)
-		case err != nil:
-			count["no room"]++
-			continue
-		case p.readOnly():
-			count["reads"]++
-			continue
+		return c.Result == etcdserverpb.Compare_EQUAL && c.GetCreateRevision() == grant
+	})
+}
+
+// checkRequest checks what is sent for a transaction of the user's: that it
+// fits, that it writes what the user writes but for claims, each key of it
+// under a guard, and that it puts only if the user does.
+func checkRequest(t *testing.T, s *scene, user, req *etcdserverpb.TxnRequest, q request, grants map[string]int64, listed int64) {
+	t.Helper()
+	prefix := s.layout.prefix
+	if etcdTakes(user, s.maxOps) && !etcdTakes(req, s.maxOps) {
+		t.Fatalf("etcd does not take what was planned for it, with limit %d:\n%v", s.maxOps, req)
+	}
+	if mayPut(req) && !mayPut(user) {
+		t.Fatalf("there is a put, where the user has none:\n%v", req)
+	}
+	byUser, byUs := written(user), written(&etcdserverpb.TxnRequest{Success: req.Success})
+	if slices.ContainsFunc(byUs, func(r keyRange) bool { return r.begin == "" }) {
+		return // etcd refuses it, whatever else it says
+	}
+	for _, key := range edges(prefix, byUser) {
+		wanted := namedBy(key, byUser) && !strings.HasPrefix(key, prefix)
+		if namedBy(key, byUs) != wanted {
+			t.Fatalf("%q is to be written: %v, but not by\n%v", key, wanted, req)
 		}
-		grants := make(map[string]int64)
-		for _, key := range p.points {
-			if rng.IntN(2) == 0 {
-				grants[key] = 1 + rng.Int64N(5)
-			}
+		if wanted && !guarded(req, prefix+key, grants[key], listed) {
+			t.Fatalf("nothing guards %q, with grant %d:\n%v", key, grants[key], req)
 		}
-		q, req := planned(t, p, grants, "", listed)
-		switch {
-		case !etcdTakes(req, maxOps) && !takes:
-			count["too large for etcd"]++
-			continue
-		case !etcdTakes(req, maxOps):
-			t.Fatalf("seed %d: etcd does not take what was planned for it, with limit %d:\n%v", seed, maxOps, req)
-		case p.cover != nil:
-			count["covered"]++
-		default:
-			count["guarded one by one"]++
+	}
+	for _, r := range written(&etcdserverpb.TxnRequest{Failure: req.Failure}) {
+		if !q.asks || r.end != "" || r.begin != prefix+byUser[0].begin {
+			t.Fatalf("a refusal writes %q:\n%v", r, req)
 		}
-		for _, r := range written(&etcdserverpb.TxnRequest{Success: req.Success}) {
-			if r.empty() {
+	}
+}
+
+// edges are the keys at which the ranges may begin or end, and the keys next
+// to these.
+func edges(prefix string, ranges []keyRange) (keys []string) {
+	for _, r := range append(slices.Clone(ranges), keyRange{prefix, newLayout(prefix).end}) {
+		for _, k := range []string{r.begin, r.end} {
+			if k == "" {
 				continue
 			}
-			if !guardedBy(req, r, grants, listed) {
-				t.Fatalf("seed %d: nothing guards %q:\n%v", seed, r, req.Compare)
-			}
-			if r.overlaps(keyRange{planPrefix, "claims0"}) {
-				t.Fatalf("seed %d: writes claims: %q", seed, r)
-			}
-		}
-		for _, r := range written(&etcdserverpb.TxnRequest{Failure: req.Failure}) {
-			if !q.asks || r.begin != planPrefix+p.points[0] {
-				t.Fatalf("seed %d: a refusal writes %q", seed, r)
-			}
-		}
-		for _, r := range p.barred() {
-			if r.empty() {
-				t.Fatalf("seed %d: an empty range is barred", seed)
-			}
-		}
-		for _, key := range p.points {
-			if p.cover != nil && !contained(key, p.cover) || !p.writes(key) {
-				t.Fatalf("seed %d: the cover %q lacks %q", seed, p.cover, key)
+			keys = append(keys, k, k+"\x00")
+			if n := len(k) - 1; k[n] > 0 {
+				keys = append(keys, k[:n]+string(k[n]-1)+"\xff")
+			} else if n > 0 {
+				keys = append(keys, k[:n])
 			}
 		}
 	}
-	for _, kind := range []string{"no room", "reads", "too large for etcd", "covered", "guarded one by one"} {
-		if count[kind] < planSeeds/100 {
-			t.Errorf("only %d of the transactions are of the kind %q", count[kind], kind)
-		}
-	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
 }
