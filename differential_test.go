@@ -18,6 +18,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcd-leasing/leasing"
+	"github.com/etcd-leasing/leasing/internal/differ"
 	"github.com/etcd-leasing/leasing/internal/memetcd"
 )
 
@@ -57,8 +58,8 @@ func (s *side) told(rev int64) int64 {
 	return int64(sort.Search(len(s.data), func(i int) bool { return s.data[i] > rev }))
 }
 
-// actual turns the common count into a revision of this side.
-func (s *side) actual(n int64) int64 {
+// Actual turns the common count into a revision of this side.
+func (s *side) Actual(n int64) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -70,191 +71,11 @@ func (s *side) actual(n int64) int64 {
 	return s.data[n-1]
 }
 
-// spec is an operation that can be made for either side.
-type spec func(*side) clientv3.Op
-
-type generator struct {
-	*rand.Rand
-	data  func() int64
-	value int
-}
-
-var diffKeys = []string{"a", "b", "c", "b\x00", "\x00", "\xff", "\xff\xff", "claims", "claims0"}
-
-func (g *generator) key() string { return diffKeys[g.IntN(len(diffKeys))] }
-
-// rng returns a range as key and options; now and then a single key.
-func (g *generator) rng() (string, []clientv3.OpOption) {
-	switch g.IntN(6) {
-	case 0:
-		return g.key(), []clientv3.OpOption{clientv3.WithPrefix()}
-	case 1:
-		return g.key(), []clientv3.OpOption{clientv3.WithFromKey()}
-	case 2:
-		return g.key(), []clientv3.OpOption{clientv3.WithRange(g.key())}
-	case 3:
-		return "", []clientv3.OpOption{clientv3.WithPrefix()}
+func (s *side) Lease(i int) clientv3.LeaseID {
+	if i >= len(s.leases) {
+		return 12345 // there is no such lease
 	}
-	return g.key(), nil
-}
-
-func (g *generator) get() spec {
-	key, opts := g.rng()
-	if len(opts) > 0 && (key == "" || key <= "claims" || strings.HasPrefix(key, "claims")) {
-		key, opts = g.key(), nil // it would show the claims, of which only one side has any
-	}
-	if len(opts) > 0 && g.IntN(2) == 0 {
-		opts = append(opts, clientv3.WithSort(clientv3.SortTarget(g.IntN(5)), clientv3.SortOrder(g.IntN(3))))
-	}
-	if g.IntN(8) == 0 {
-		opts = append(opts, clientv3.WithKeysOnly())
-	}
-	if g.IntN(8) == 0 {
-		opts = append(opts, clientv3.WithCountOnly())
-	}
-	if g.IntN(8) == 0 {
-		opts = append(opts, clientv3.WithLimit(int64(g.IntN(3))))
-	}
-	if g.IntN(8) == 0 {
-		opts = append(opts, clientv3.WithSerializable())
-	}
-	n, which := int64(g.IntN(int(g.data())+2)), g.IntN(12)
-	return func(s *side) clientv3.Op {
-		o := opts[:len(opts):len(opts)]
-		switch which {
-		case 0:
-			o = append(o, clientv3.WithMinModRev(s.actual(n)))
-		case 1:
-			o = append(o, clientv3.WithMaxModRev(s.actual(n)))
-		case 2:
-			o = append(o, clientv3.WithMinCreateRev(s.actual(n)))
-		case 3:
-			o = append(o, clientv3.WithMaxCreateRev(s.actual(n)))
-		case 4:
-			o = append(o, clientv3.WithRev(s.actual(n)))
-		}
-		return clientv3.OpGet(key, o...)
-	}
-}
-
-func (g *generator) put() spec {
-	key, which, prev, lease := g.key(), g.IntN(10), g.IntN(3) == 0, g.IntN(3)
-	g.value++
-	val := fmt.Sprint("v", g.value%7)
-	return func(s *side) clientv3.Op {
-		var o []clientv3.OpOption
-		v := val
-		switch which {
-		case 0:
-			o, v = append(o, clientv3.WithIgnoreValue()), ""
-		case 1:
-			o = append(o, clientv3.WithIgnoreLease())
-		case 2:
-			o = append(o, clientv3.WithLease(s.leases[lease]))
-		case 3:
-			o, v = append(o, clientv3.WithIgnoreValue(), clientv3.WithLease(s.leases[lease])), ""
-		}
-		if prev {
-			o = append(o, clientv3.WithPrevKV())
-		}
-		return clientv3.OpPut(key, v, o...)
-	}
-}
-
-func (g *generator) del() spec {
-	key, opts := g.rng()
-	if g.IntN(2) == 0 {
-		opts = append(opts, clientv3.WithPrevKV())
-	}
-	return func(*side) clientv3.Op { return clientv3.OpDelete(key, opts...) }
-}
-
-// boundedDel is del without open ranges. Beside puts, those that cover the
-// claims are refused (see TestOpenRangeBesidePut), and any of them crashes a
-// real etcd if a put with WithIgnoreValue of a key that it deletes comes after.
-func (g *generator) boundedDel() spec {
-	for {
-		f := g.del()
-		if op := f(nil); string(op.RangeBytes()) != "\x00" {
-			return f
-		}
-	}
-}
-
-func (g *generator) cmp() func(*side) clientv3.Cmp {
-	key, result := g.key(), []string{"=", "!=", "<", ">"}[g.IntN(4)]
-	n, target, ranged := int64(g.IntN(int(g.data())+2)), g.IntN(5), key > "claims0" && g.IntN(4) == 0
-	return func(s *side) clientv3.Cmp {
-		var c clientv3.Cmp
-		switch target {
-		case 0:
-			c = clientv3.Compare(clientv3.Value(key), result, fmt.Sprint("v", n%7))
-		case 1:
-			c = clientv3.Compare(clientv3.Version(key), result, n%4)
-		case 2:
-			c = clientv3.Compare(clientv3.CreateRevision(key), result, s.actual(n))
-		case 3:
-			c = clientv3.Compare(clientv3.ModRevision(key), result, s.actual(n))
-		case 4:
-			c = clientv3.Compare(clientv3.LeaseValue(key), result, s.leases[n%3])
-			if n%2 == 0 {
-				c = clientv3.Compare(clientv3.LeaseValue(key), result, 0)
-			}
-		}
-		if ranged {
-			c = c.WithPrefix()
-		}
-		return c
-	}
-}
-
-func (g *generator) txn(depth int) spec {
-	var cmps []func(*side) clientv3.Cmp
-	for range g.IntN(3) {
-		cmps = append(cmps, g.cmp())
-	}
-	ops := func() (out []spec) {
-		readOnly := g.IntN(3) == 0
-		for range g.IntN(4) {
-			switch k := g.IntN(8); {
-			case k < 3 || readOnly:
-				out = append(out, g.get())
-			case k < 5:
-				out = append(out, g.put())
-			case k < 6:
-				out = append(out, g.boundedDel())
-			case depth > 0:
-				out = append(out, g.txn(depth-1))
-			}
-		}
-		return out
-	}
-	then, els := ops(), ops()
-	return func(s *side) clientv3.Op {
-		var cs []clientv3.Cmp
-		for _, c := range cmps {
-			cs = append(cs, c(s))
-		}
-		build := func(specs []spec) (out []clientv3.Op) {
-			for _, f := range specs {
-				out = append(out, f(s))
-			}
-			return out
-		}
-		return clientv3.OpTxn(cs, build(then), build(els))
-	}
-}
-
-func (g *generator) op() spec {
-	switch k := g.IntN(20); {
-	case k < 8:
-		return g.get()
-	case k < 12:
-		return g.put()
-	case k < 14:
-		return g.del()
-	}
-	return g.txn(2)
+	return s.leases[i]
 }
 
 // text tells a reply in words common to both sides. Header revisions are told
@@ -320,8 +141,8 @@ func (s *side) text(b *strings.Builder, revs *[]int64, r any) {
 	}
 }
 
-func (s *side) do(ctx context.Context, n int, f spec) (string, []int64) {
-	resp, err := s.kvs[n%len(s.kvs)].Do(ctx, f(s))
+func (s *side) do(ctx context.Context, n int, op clientv3.Op) (string, []int64) {
+	resp, err := s.kvs[n%len(s.kvs)].Do(ctx, op)
 	if err != nil {
 		return fmt.Sprintf("%T %v", err, err), nil
 	}
@@ -380,20 +201,19 @@ func compareReplies(t *testing.T, seed uint64, steps int) {
 			}
 			s.leases = append(s.leases, l.ID)
 		}
-		s.leases = append(s.leases, 12345) // there is no such lease
 	}
 
-	g := &generator{Rand: rand.New(rand.NewPCG(seed, 1)), data: func() int64 { return plain.told(1 << 40) }}
+	g := &differ.Generator{
+		Rand: rand.New(rand.NewPCG(seed, 1)), Prefix: claimPrefix,
+		Data:   func() int64 { return plain.told(1 << 40) },
+		Leases: func() int { return len(plain.leases) },
+	}
 	last := make([]int64, len(ours.kvs)) // the latest header revision of each KV
 	for step := range steps {
-		n, f := g.IntN(len(ours.kvs)), g.op()
-		got, gotRevs := ours.do(ctx, n, f)
-		want, wantRevs := plain.do(ctx, 0, f)
-		op := f(plain)
-		describe := func() string {
-			return fmt.Sprintf("seed %d, step %d, KV %d, key %q end %q, get:%t put:%t del:%t txn:%t",
-				seed, step, n, op.KeyBytes(), op.RangeBytes(), op.IsGet(), op.IsPut(), op.IsDelete(), op.IsTxn())
-		}
+		n, op := g.IntN(len(ours.kvs)), g.Op()
+		got, gotRevs := ours.do(ctx, n, op.For(ours))
+		want, wantRevs := plain.do(ctx, 0, op.For(plain))
+		describe := func() string { return fmt.Sprintf("seed %d, step %d, KV %d, %s", seed, step, n, op.Text(ours)) }
 		if got != want {
 			t.Fatalf("%s\n got %s\nwant %s", describe(), got, want)
 		}
@@ -418,8 +238,8 @@ func compareReplies(t *testing.T, seed uint64, steps int) {
 	// Both stores hold the same in the end.
 	everything := func(s *side) string {
 		text := ""
-		for _, key := range diffKeys {
-			got, _ := s.do(ctx, 0, func(*side) clientv3.Op { return clientv3.OpGet(key) })
+		for _, key := range g.Keys() {
+			got, _ := s.do(ctx, 0, clientv3.OpGet(key))
 			text += got + "\n"
 		}
 		return text
