@@ -49,6 +49,7 @@ type world struct {
 	leased, plain *side
 
 	kv, other       *leasing.KV
+	kvClient        *clientv3.Client // of kv, whose requests sent counts
 	sent, otherSent *etcdtest.Counter
 }
 
@@ -75,7 +76,8 @@ func newWorld(t *testing.T, opts ...etcdtest.Option) *world {
 	w := &world{T: t, ctx: ctx, sent: new(etcdtest.Counter), otherSent: new(etcdtest.Counter)}
 	etcd := etcdtest.Start(t, append(opts, etcdtest.QuickTicks())...)
 	twin := etcdtest.Start(t, append(opts, etcdtest.QuickTicks())...)
-	w.kv = open(t, etcd.Client(0, w.sent.Option()), longTTL)
+	w.kvClient = etcd.Client(0, w.sent.Option())
+	w.kv = open(t, w.kvClient, longTTL)
 	w.other = open(t, etcd.Client(0, w.otherSent.Option()), longTTL)
 	w.leased = &side{cl: etcd.Client(0), kv: w.kv, writer: w.other}
 	cl := twin.Client(0)
