@@ -198,7 +198,7 @@ func checkDecision(t *testing.T, c *etcdserverpb.Compare, kv *mvccpb.KeyValue) {
 		data = append(data, kv)
 	}
 	want := serverHolds(c, data...)
-	memory := newCache()
+	memory := newCache(defaultMaxKeys)
 	own(memory, newLease(1, time.Now(), time.Hour), "k", kv, &etcdserverpb.ResponseHeader{Revision: 1})
 	r := (&localView{cache: memory}).txn([]clientv3.Cmp{clientv3.FromCompare(c)}, nil, nil)
 	switch {

@@ -170,7 +170,13 @@ func (p *plan) divides(op clientv3.Op) bool {
 // divide returns deletions of what op deletes, less the claims. They take the
 // place of op in its list, so that etcd sees the same overlaps with puts.
 func (p *plan) divide(op clientv3.Op) (dels []clientv3.Op) {
-	for _, r := range p.layout.spare(rangeOf(op)) {
+	parts := p.layout.spare(rangeOf(op))
+	if len(parts) == 0 {
+		// Invariants: I10, I11. An empty range, so that etcd tells the revision
+		// of the writes before it, and that of the store if there are none.
+		parts = []keyRange{{p.layout.prefix, p.layout.prefix}}
+	}
+	for _, r := range parts {
 		opts := []clientv3.OpOption{clientv3.WithRange(r.end)}
 		if op.IsPrevKV() {
 			opts = append(opts, clientv3.WithPrevKV())
@@ -181,15 +187,15 @@ func (p *plan) divide(op clientv3.Op) (dels []clientv3.Op) {
 }
 
 // merge turns the replies to sparing operations into those to ops.
-func (p *plan) merge(ops []clientv3.Op, resps []*etcdserverpb.ResponseOp, rev int64) []*etcdserverpb.ResponseOp {
+func (p *plan) merge(ops []clientv3.Op, resps []*etcdserverpb.ResponseOp) []*etcdserverpb.ResponseOp {
 	out := make([]*etcdserverpb.ResponseOp, 0, len(ops))
 	for _, op := range ops {
 		if p.divides(op) {
-			d := &etcdserverpb.DeleteRangeResponse{Header: &etcdserverpb.ResponseHeader{Revision: rev}}
-			n := len(p.layout.spare(rangeOf(op)))
+			d := new(etcdserverpb.DeleteRangeResponse)
+			n := len(p.divide(op))
 			for _, r := range resps[:n] {
 				part := r.GetResponseDeleteRange()
-				d.Header.Revision = part.Header.GetRevision()
+				d.Header = part.Header
 				d.Deleted += part.Deleted
 				d.PrevKvs = append(d.PrevKvs, part.PrevKvs...)
 			}
@@ -203,7 +209,7 @@ func (p *plan) merge(ops []clientv3.Op, resps []*etcdserverpb.ResponseOp, rev in
 			if !t.Succeeded {
 				then = els
 			}
-			t.Responses = p.merge(then, t.Responses, rev)
+			t.Responses = p.merge(then, t.Responses)
 		}
 		out = append(out, resps[0])
 		resps = resps[1:]
@@ -280,11 +286,6 @@ func (p *plan) request(w *write, listed int64) request {
 	} else {
 		q.then = []clientv3.Op{clientv3.OpTxn(cmps, then, els)}
 	}
-	if len(q.then) == 0 {
-		// Invariant: I10. Nothing but claims would be deleted. Without any
-		// operation, a member that is behind would answer.
-		q.then = append(q.then, clientv3.OpGet(p.layout.prefix, clientv3.WithCountOnly()))
-	}
 	for _, i := range q.read {
 		q.then = append(q.then, clientv3.OpGet(p.points[i]))
 	}
@@ -305,7 +306,7 @@ func (p *plan) reply(q request, resp *clientv3.TxnResponse) *clientv3.TxnRespons
 		if !r.Succeeded {
 			taken = p.els
 		}
-		r.Responses = p.merge(taken, r.Responses, resp.Header.Revision)
+		r.Responses = p.merge(taken, r.Responses)
 	}
 	return (*clientv3.TxnResponse)(r)
 }

@@ -123,9 +123,10 @@ func TestI4I5PlannedRequests(t *testing.T) {
 			failure { request_range { key: "claims/\000" range_end: "claims/claims/" limit: 5000 min_create_revision: 10 } }
 			failure { request_range { key: "claims/claims0" range_end: "claims0" limit: 5000 min_create_revision: 10 } }`},
 		{"nothing at all", then(clientv3.OpDelete("claims/", clientv3.WithPrefix())), nil, "", `
-			success { request_range { key: "claims/" count_only: true } }`},
+			success { request_delete_range { key: "claims/" range_end: "claims/" } }`},
 		{"nothing but claims", then(clientv3.OpDelete("claims/", clientv3.WithPrefix()), clientv3.OpPut("k", "v")), nil, "", `
 			compare { key: "claims/k" target: CREATE create_revision: 0 }
+			success { request_delete_range { key: "claims/" range_end: "claims/" } }
 			success { request_put { key: "k" value: "v" } }
 			failure { request_range { key: "claims/k" } }`},
 	} {
@@ -240,13 +241,13 @@ func TestI13RepliesToDividedDeletions(t *testing.T) {
 			"succeeded: true responses {" + get + "} responses {" + del(2, "a", "b") + "} responses {" + del(1, "x") + "} responses {" + get + "}",
 			"succeeded: true responses {" + get + "} responses {" + del(3, "a", "b", "x") + "} responses {" + get + "}"},
 		{"nothing but claims", then(claims, clientv3.OpGet("k")),
-			"succeeded: true responses {" + get + "}",
+			"succeeded: true responses {" + del(0) + "} responses {" + get + "}",
 			"succeeded: true responses {" + del(0) + "} responses {" + get + "}"},
 		{"the branch taken, under a comparison", clientv3.OpTxn(exists, []clientv3.Op{clientv3.OpGet("k")}, []clientv3.Op{all, claims}),
-			"succeeded: true responses { response_txn { succeeded: false responses {" + del(1, "a") + "} responses {" + del(0) + "} } }",
+			"succeeded: true responses { response_txn { succeeded: false responses {" + del(1, "a") + "} responses {" + del(0) + "} responses {" + del(0) + "} } }",
 			"succeeded: false responses {" + del(1, "a") + "} responses {" + del(0) + "}"},
 		{"nested", then(clientv3.OpTxn(exists, []clientv3.Op{all}, []clientv3.Op{claims, clientv3.OpGet("k")}), all),
-			"succeeded: true responses { response_txn { succeeded: false responses {" + get + "} } } responses {" + del(0) + "} responses {" + del(1, "x") + "}",
+			"succeeded: true responses { response_txn { succeeded: false responses {" + del(0) + "} responses {" + get + "} } } responses {" + del(0) + "} responses {" + del(1, "x") + "}",
 			"succeeded: true responses { response_txn { succeeded: false responses {" + del(0) + "} responses {" + get + "} } } responses {" + del(1, "x") + "}"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
