@@ -357,7 +357,7 @@ func (h *fltHistory) write(ctx context.Context, rng *rand.Rand, name string, kv 
 	case kind < 7:
 		resp, err := kv.Put(ctx, key, val, clientv3.WithPrevKV())
 		if err == nil {
-			h.saw(name, call, resp.Header.Revision, slices.DeleteFunc([]*mvccpb.KeyValue{resp.PrevKv}, isNil), key)
+			h.found(name, call, resp.Header.Revision, slices.DeleteFunc([]*mvccpb.KeyValue{resp.PrevKv}, isNil), key)
 		}
 		return h.wrote(name, call, val, (*pb.PutResponse)(resp).GetHeader(), err, key)
 	case kind < 10:
@@ -384,7 +384,7 @@ func (h *fltHistory) write(ctx context.Context, rng *rand.Rand, name string, kv 
 			_, err2 := h.wrote(name, call, "e-"+val, nil, err, key)
 			return 0, errors.Join(err1, err2)
 		}
-		h.saw(name, call, resp.Header.Revision, resp.Responses[0].GetResponseRange().Kvs, key)
+		h.found(name, call, resp.Header.Revision, resp.Responses[0].GetResponseRange().Kvs, key)
 		if resp.Succeeded {
 			return h.wrote(name, call, "t-"+val, resp.Header, nil, other)
 		}
@@ -396,11 +396,22 @@ func (h *fltHistory) write(ctx context.Context, rng *rand.Rand, name string, kv 
 
 func isNil(kv *mvccpb.KeyValue) bool { return kv == nil }
 
-// saw notes what a reply said of keys.
+// saw notes what the reply to a read said of keys. That is as of the revision
+// in its header (I10).
 func (h *fltHistory) saw(name string, call, rev int64, kvs []*mvccpb.KeyValue, keys ...string) {
+	h.note(linear.Read{Client: name, Call: call, Header: rev, AsOf: true}, kvs, keys...)
+}
+
+// found notes what the reply to a write said of keys: the header is that of
+// the write.
+func (h *fltHistory) found(name string, call, rev int64, kvs []*mvccpb.KeyValue, keys ...string) {
+	h.note(linear.Read{Client: name, Call: call, Header: rev}, kvs, keys...)
+}
+
+func (h *fltHistory) note(r linear.Read, kvs []*mvccpb.KeyValue, keys ...string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r := linear.Read{Client: name, Call: call, Ret: h.now(), Header: rev}
+	r.Ret = h.now()
 	for _, key := range keys {
 		r.KV = nil
 		for _, kv := range kvs {
@@ -433,7 +444,7 @@ func (h *fltHistory) deleted(name string, call int64, resp *clientv3.DeleteRespo
 		h.mu.Unlock()
 		return 0, err
 	}
-	h.saw(name, call, resp.Header.Revision, resp.PrevKvs, keys...)
+	h.found(name, call, resp.Header.Revision, resp.PrevKvs, keys...)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if n := int64(len(resp.PrevKvs)); n != resp.Deleted {
