@@ -225,7 +225,8 @@ func (w *fltWrites) option() etcdtest.ClientOption {
 type fltHistory struct {
 	t      *testing.T
 	keys   []string
-	clock  atomic.Int64
+	began  time.Time
+	clock  *atomic.Int64 // counts calls and returns, in all processes
 	values atomic.Int64
 	told   atomic.Int64 // the revision up to which the oracle has told
 
@@ -244,14 +245,14 @@ type fltHistory struct {
 // request under that context is sent.
 type fltForwarded struct{}
 
-// notices is an option of the clients of KVs whose local reads are counted.
-func (h *fltHistory) notices() etcdtest.ClientOption {
-	return etcdtest.Intercept(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+// fltNotices is an option of the clients of KVs whose local reads are counted.
+func fltNotices(cfg *clientv3.Config) {
+	etcdtest.Intercept(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		if b, ok := ctx.Value(fltForwarded{}).(*atomic.Bool); ok {
 			b.Store(true)
 		}
 		return invoke(ctx, method, req, reply, cc, opts...)
-	})
+	})(cfg)
 }
 
 // fltKeys are what the clients of a history read and write. The last two are
@@ -264,7 +265,7 @@ const fltEnd = "~end" // marks the end of a history
 // the first revision on.
 func fltRecord(t *testing.T, plain *clientv3.Client) *fltHistory {
 	h := &fltHistory{
-		t: t, keys: fltKeys,
+		t: t, keys: fltKeys, began: time.Now(), clock: new(atomic.Int64),
 		events: make(map[string][]*clientv3.Event),
 		writes: make(map[string][]linear.Write),
 		reads:  make(map[string][]linear.Read),
@@ -352,8 +353,7 @@ func (h *fltHistory) write(ctx context.Context, rng *rand.Rand, name string, kv 
 	call := h.now()
 	switch {
 	case kind < 5:
-		resp, err := kv.Put(ctx, key, val)
-		return h.wrote(name, call, val, (*pb.PutResponse)(resp).GetHeader(), err, key)
+		return h.put(ctx, name, kv, key, val)
 	case kind < 7:
 		resp, err := kv.Put(ctx, key, val, clientv3.WithPrevKV())
 		if err == nil {
@@ -394,6 +394,13 @@ func (h *fltHistory) write(ctx context.Context, rng *rand.Rand, name string, kv 
 	return h.deleted(name, call, resp, err, h.keys...)
 }
 
+// put does one put through kv, and returns its revision.
+func (h *fltHistory) put(ctx context.Context, name string, kv clientv3.KV, key, val string) (int64, error) {
+	call := h.now()
+	resp, err := kv.Put(ctx, key, val)
+	return h.wrote(name, call, val, (*pb.PutResponse)(resp).GetHeader(), err, key)
+}
+
 func isNil(kv *mvccpb.KeyValue) bool { return kv == nil }
 
 // saw notes what the reply to a read said of keys. That is as of the revision
@@ -421,6 +428,13 @@ func (h *fltHistory) note(r linear.Read, kvs []*mvccpb.KeyValue, keys ...string)
 		}
 		h.reads[key] = append(h.reads[key], r)
 	}
+}
+
+// add notes a read that another process did.
+func (h *fltHistory) add(key string, r linear.Read) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.reads[key] = append(h.reads[key], r)
 }
 
 // wrote notes a put.
@@ -471,7 +485,6 @@ type fltLoad struct {
 // run has a load done until ctx ends. The headers that each worker sees must
 // never run backwards.
 func (h *fltHistory) run(ctx context.Context, wg *sync.WaitGroup, l fltLoad) {
-	began := time.Now()
 	for i := range l.readers + l.writers {
 		rng := rand.New(rand.NewPCG(rand.Uint64(), uint64(i)))
 		wg.Go(func() {
@@ -487,7 +500,7 @@ func (h *fltHistory) run(ctx context.Context, wg *sync.WaitGroup, l fltLoad) {
 					rev, err = h.write(opCtx, rng, l.name, l.kv, l.open)
 					pause = rand.N(30 * time.Millisecond)
 					// All writers are quiet at the same times, in which keys get owned.
-					if since := time.Since(began) % time.Second; since > 200*time.Millisecond {
+					if since := time.Since(h.began) % time.Second; since > 200*time.Millisecond {
 						pause = time.Second - since
 					}
 				}

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -150,7 +149,7 @@ func TestLinearizable(t *testing.T) {
 				if cl == nil || !v.oneLink {
 					r := s.etcd.Relay(i % s.etcd.Size())
 					s.relays = append(s.relays, r)
-					cl = s.etcd.ClientVia(r, sent.Option(), s.h.notices())
+					cl = s.etcd.ClientVia(r, sent.Option(), fltNotices)
 				}
 				s.kvs = append(s.kvs, fltOpen(t, cl, v.ttl))
 				kvs[fmt.Sprint("kv", i)] = s.kvs[i]
@@ -298,24 +297,16 @@ func TestLateWrite(t *testing.T) {
 	a := fltOpen(t, etcd.ClientVia(relay, sent.Option()), 5*time.Second)
 	b := fltOpen(t, etcd.Client(0), 5*time.Second)
 	for i := range 5 {
-		call := h.now()
-		val := fmt.Sprint("in time-", i)
-		resp, err := a.Put(fltContext(t), "a", val) // takes it from b
-		if _, err := h.wrote("a", call, val, (*pb.PutResponse)(resp).GetHeader(), err, "a"); err != nil {
+		if _, err := h.put(fltContext(t), "a", a, "a", fmt.Sprint("in time-", i)); err != nil { // takes it from b
 			t.Fatal(err)
 		}
 		fltOwn(t, a, &sent, "a")
 		relay.Cut(etcdtest.Requests)
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		val = fmt.Sprint("late-", i)
-		call = h.now()
-		_, err = a.Put(ctx, "a", val)
+		_, err := h.put(ctx, "a", a, "a", fmt.Sprint("late-", i))
 		cancel()
 		if err == nil {
 			t.Fatal("a put through a cut link has succeeded")
-		}
-		if _, err := h.wrote("a", call, val, nil, err, "a"); err == nil {
-			t.Fatal("an error got lost")
 		}
 		relay.Heal()
 		for _, kv := range []clientv3.KV{a, b, a} {

@@ -78,7 +78,17 @@ func (c *Cluster) NewClient(endpoints []string, opts ...ClientOption) (*clientv3
 }
 
 func (c *Cluster) clientConfig(endpoints []string) clientv3.Config {
-	cfg := clientv3.Config{
+	cfg := ClientConfig(endpoints)
+	if c.certs != nil {
+		cfg.TLS = c.certs.client.Clone()
+	}
+	return cfg
+}
+
+// ClientConfig returns what the clients of a cluster are configured with, for
+// those in other processes. It has no credentials.
+func ClientConfig(endpoints []string) clientv3.Config {
+	return clientv3.Config{
 		Endpoints:   endpoints,
 		DialTimeout: 5 * time.Second,
 		Logger:      zap.NewNop(),
@@ -87,10 +97,6 @@ func (c *Cluster) clientConfig(endpoints []string) clientv3.Config {
 			MinConnectTimeout: 2 * time.Second,
 		})},
 	}
-	if c.certs != nil {
-		cfg.TLS = c.certs.client.Clone()
-	}
-	return cfg
 }
 
 // enableAuth makes the users and turns authentication on.
