@@ -47,6 +47,10 @@ func TestMixedFleetHandsOver(t *testing.T) {
 			_, err := kv.Delete(ctx, key) // theirs may delete twice, and count nothing then
 			return err
 		}},
+		{"deletion of a range", "", func(ctx context.Context, kv clientv3.KV, key string) error {
+			_, err := kv.Delete(ctx, key, clientv3.WithPrefix())
+			return err
+		}},
 		{"transaction", "3", func(ctx context.Context, kv clientv3.KV, key string) error {
 			resp, err := kv.Txn(ctx).If(clientv3.Compare(clientv3.Value(key), "=", "1")).
 				Then(clientv3.OpPut(key, "3"), clientv3.OpGet(key)).
@@ -115,14 +119,19 @@ func TestMixedFleetSideBySide(t *testing.T) {
 			for n := 0; ctx.Err() == nil; n++ {
 				key := fltKeys[n%3]
 				opCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
-				switch n % 7 {
+				val := fmt.Sprintf("theirs%d-%d", i, n)
+				switch n % 10 {
 				case 0, 3:
-					_, _ = kv.Put(opCtx, key, fmt.Sprintf("theirs%d-%d", i, n))
+					_, _ = kv.Put(opCtx, key, val)
 				case 5:
 					_, _ = kv.Delete(opCtx, key)
 				case 6:
 					_, _ = kv.Txn(opCtx).If(clientv3.Compare(clientv3.Version(key), ">", 1)).
-						Then(clientv3.OpPut(key, fmt.Sprintf("theirs%d-%d", i, n))).Commit()
+						Then(clientv3.OpPut(key, val)).Commit()
+				case 7: // to an open end it would pass over the claims of others
+					_, _ = kv.Delete(opCtx, "b", clientv3.WithRange("d"))
+				case 9:
+					_, _ = kv.Txn(opCtx).Then(clientv3.OpPut("a", val), clientv3.OpPut("b", val)).Commit()
 				default:
 					_, _ = kv.Get(opCtx, key)
 				}
