@@ -68,7 +68,7 @@ func TestFrozenOwner(t *testing.T) {
 		owner.thaw()
 		written.Wait()
 		for j, key := range h.keys {
-			fltUntil(t, "the owner sees the new "+key, func() bool { return owner.read(key).Read.Header >= revs[j] })
+			fltUntil(t, "the owner sees the new "+key, func() bool { return owner.saw(key).Header >= revs[j] })
 		}
 	}
 	owner.end()
@@ -106,7 +106,7 @@ func TestFrozenBriefly(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fltUntil(t, "the owner sees the new "+key, func() bool { return owner.read(key).Read.Header >= rev })
+		fltUntil(t, "the owner sees the new "+key, func() bool { return owner.saw(key).Header >= rev })
 	}
 	owner.end()
 	h.check(plain, map[string]clientv3.KV{"writer": writer, "plain": plain})

@@ -153,7 +153,7 @@ func TestMixedFleetRaces(t *testing.T) {
 		wg.Wait()
 	}
 	won := make(map[string]int)
-	for i := range 50 {
+	for i := range 20 {
 		key := fmt.Sprint("k", i)
 		claim := func(kv clientv3.KV) func() { return func() { fltGet(t, kv, key) } }
 		write := func(kv clientv3.KV, val string) func() { return func() { fltPut(t, kv, key, val) } }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/protobuf/proto"
 
@@ -39,9 +40,16 @@ type fltOrders struct {
 
 // fltReport is what it says of a read, a line each, on its standard output.
 type fltReport struct {
-	Key   string
-	Read  linear.Read
-	Local int // how many reads of the key needed no request so far
+	Key       string
+	Client    string
+	Call, Ret int64
+	KV        *mvccpb.KeyValue
+	Header    int64
+	Local     int // how many reads of the key needed no request so far
+}
+
+func (r fltReport) read() linear.Read {
+	return linear.Read{Client: r.Client, Call: r.Call, Ret: r.Ret, KV: r.KV, Header: r.Header, AsOf: true}
 }
 
 // fltObey owns and reads keys until its standard input ends, which is at the
@@ -132,19 +140,19 @@ func (r *fltHotReader) read(ctx context.Context) error {
 	if err != nil {
 		return nil
 	}
-	now := fltReport{Key: r.key, Local: r.last.Local, Read: linear.Read{
-		Client: r.name, Call: call, Ret: r.clock.Add(1), Header: resp.Header.Revision, AsOf: true,
-	}}
+	now := fltReport{
+		Key: r.key, Client: r.name, Call: call, Ret: r.clock.Add(1), Header: resp.Header.Revision, Local: r.last.Local,
+	}
 	if len(resp.Kvs) > 0 {
-		now.Read.KV = resp.Kvs[0]
+		now.KV = resp.Kvs[0]
 	}
 	if !forwarded.Load() {
 		now.Local++
 	}
-	if now.Read.Header < r.last.Read.Header {
-		return fmt.Errorf("%s: header revision %d after %d", r.name, now.Read.Header, r.last.Read.Header)
+	if now.Header < r.last.Header {
+		return fmt.Errorf("%s: header revision %d after %d", r.name, now.Header, r.last.Header)
 	}
-	same := r.last.Key != "" && proto.Equal(now.Read.KV, r.last.Read.KV)
+	same := r.last.Key != "" && proto.Equal(now.KV, r.last.KV)
 	if !same {
 		if err := r.flush(); err != nil {
 			return err
@@ -231,7 +239,7 @@ func (o *fltOwner) listen(stdout io.Reader) {
 		o.mu.Lock()
 		o.latest[r.Key] = r
 		o.mu.Unlock()
-		o.h.add(r.Key, r.Read)
+		o.h.add(r.Key, r.read())
 	}
 }
 
@@ -271,8 +279,8 @@ func (o *fltOwner) thaw() {
 	}
 }
 
-// read returns the latest read of key that has been reported.
-func (o *fltOwner) read(key string) fltReport {
+// saw returns the latest read of key that has been reported.
+func (o *fltOwner) saw(key string) fltReport {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.latest[key]
@@ -281,7 +289,7 @@ func (o *fltOwner) read(key string) fltReport {
 // local returns how many reads needed no request, as far as is known.
 func (o *fltOwner) local() (n int) {
 	for _, key := range o.h.keys {
-		n += o.read(key).Local
+		n += o.saw(key).Local
 	}
 	return n
 }
