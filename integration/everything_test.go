@@ -39,7 +39,7 @@ func (s *fltScene) live(n *fltNode, ttl time.Duration) {
 		}
 		ctx, cancel := context.WithCancel(s.ctx)
 		var wg sync.WaitGroup
-		s.h.run(ctx, &wg, fltLoad{name: n.name, kv: kv, readers: 2, writers: 2, open: true, timeout: 3 * time.Second})
+		s.h.run(ctx, &wg, fltLoad{name: n.name, kv: kv, readers: 2, writers: 2, open: true, timeout: 6 * time.Second})
 		select {
 		case <-n.reopen:
 			kv.Close() // in the middle of what is under way
@@ -239,9 +239,9 @@ func TestLinearizableUnderEverything(t *testing.T) {
 		wg.Go(func() { s.live(n, ttl) })
 	}
 	s.h.run(s.ctx, &wg, fltLoad{name: "plain", kv: s.plain, readers: 1, timeout: 3 * time.Second})
-	wg.Go(func() { trouble(1, fltLinkFaults).run(500 * time.Millisecond) })
+	wg.Go(func() { trouble(1, fltLinkFaults).run(time.Second) })
 	wg.Go(func() { trouble(2, clientFaults).run(time.Second) })
-	trouble(3, fltMemberFaults).run(700 * time.Millisecond)
+	trouble(3, fltMemberFaults).run(time.Second)
 	wg.Wait()
 
 	for _, r := range s.relays {

@@ -67,6 +67,7 @@ func TestMixedFleetWritesAcross(t *testing.T) {
 
 // fltMixed are an owner and a writer, one of ours and one of theirs.
 type fltMixed struct {
+	plain    *clientv3.Client
 	link     *etcdtest.Relay  // of the owner
 	cl       *clientv3.Client // of the owner
 	owner    clientv3.KV
@@ -85,7 +86,7 @@ func fltHandsOver(t *testing.T, lose func(t *testing.T, m *fltMixed)) {
 			etcd := etcdtest.Start(t, etcdtest.QuickTicks())
 			plain := etcd.Client(0)
 			var sent etcdtest.Counter
-			m := &fltMixed{link: etcd.Relay(0), ourOwner: ourOwner}
+			m := &fltMixed{plain: plain, link: etcd.Relay(0), ourOwner: ourOwner}
 			m.cl = etcd.ClientVia(m.link, sent.Option())
 			if ourOwner {
 				kv := fltOpen(t, m.cl, ttl)
@@ -118,10 +119,12 @@ func fltHandsOver(t *testing.T, lose func(t *testing.T, m *fltMixed)) {
 // Item 17. An owner that closes leaves nothing in the way. Theirs does not
 // revoke its lease, which expires when its client is closed.
 func TestMixedFleetOwnerCloses(t *testing.T) {
-	fltHandsOver(t, func(_ *testing.T, m *fltMixed) {
+	fltHandsOver(t, func(t *testing.T, m *fltMixed) {
 		m.closeKV()
 		if !m.ourOwner {
 			m.cl.Close()
+		} else if n := fltClaims(t, m.plain); n != 0 {
+			t.Errorf("%d claims after Close", n)
 		}
 	})
 }
