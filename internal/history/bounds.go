@@ -2,6 +2,7 @@ package history
 
 import (
 	"fmt"
+	"sort"
 
 	"github.com/anishathalye/porcupine"
 )
@@ -62,17 +63,14 @@ func (h *history) bounds(ops []*operation) *bounds {
 // span returns how many writes had been made, at least and at most, when a read
 // came, as far as what it saw tells by itself.
 func (h *history) span(op *operation) (first, last int) {
-	last = len(h.revs)
+	n := len(h.revs)
+	last = n
 	for _, s := range op.sights {
 		if s.state == absent {
 			continue // more than once, perhaps
 		}
-		for first < len(h.revs) && h.at[first][s.key] < s.state {
-			first++
-		}
-		for last > 0 && h.at[last][s.key] > s.state {
-			last--
-		}
+		first = max(first, sort.Search(n, func(i int) bool { return h.at[i][s.key] >= s.state }))
+		last = min(last, sort.Search(n, func(i int) bool { return h.at[i+1][s.key] > s.state }))
 	}
 	return first, last
 }

@@ -95,7 +95,7 @@ func Check(keys ...Key) error {
 			return fmt.Errorf("key %q: %w", k.Name, err)
 		}
 	}
-	if err := h.check(); err != nil {
+	if err := h.check(partSize); err != nil {
 		return fmt.Errorf("%s: %w", strings.Join(h.names, ", "), err)
 	}
 	return nil

@@ -83,28 +83,32 @@ func (h *history) read(i int, reads []Read) error {
 	return nil
 }
 
-// check has porcupine look for a linearization. The state of its model is how
-// many of the revisions have been made.
-func (h *history) check() error {
+// check has porcupine look for a linearization, in parts of about the given
+// size.
+func (h *history) check(size int) error {
 	h.revs = slices.Sorted(maps.Keys(h.writes))
 	h.at = h.current()
 	ops := h.operations()
 	bounds := h.bounds(ops)
 	if err := bounds.conflict(); err != nil {
-		return &Violation{err, h.model(), bounds.porcupine(ops)}
+		return &Violation{err, h.model(0), bounds.porcupine(ops)}
 	}
-	switch porcupine.CheckOperationsTimeout(h.model(), bounds.porcupine(ops), limit) {
-	case porcupine.Illegal:
-		return &Violation{errIllegal, h.model(), bounds.porcupine(ops)}
-	case porcupine.Unknown:
-		return ErrUnknown
+	for _, p := range h.parts(bounds, bounds.porcupine(ops), size) {
+		switch porcupine.CheckOperationsTimeout(h.model(p.first), p.ops, limit) {
+		case porcupine.Illegal:
+			return &Violation{errIllegal, h.model(p.first), p.ops}
+		case porcupine.Unknown:
+			return ErrUnknown
+		}
 	}
 	return nil
 }
 
-func (h *history) model() porcupine.Model {
+// model is that of the keys when so many writes have been made at first. Its
+// state is how many have been made.
+func (h *history) model(first int) porcupine.Model {
 	return porcupine.Model{
-		Init: func() any { return 0 },
+		Init: func() any { return first },
 		Step: func(st, in, _ any) (bool, any) {
 			now, op := st.(int), in.(*operation)
 			switch {
