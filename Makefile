@@ -13,7 +13,7 @@ STATICCHECK = $(CURDIR)/bin/staticcheck
 # The race detector needs cgo, and so a C compiler.
 RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
-.PHONY: test lint unit sim integration upstream demo scoreboard mutants bench fuzz clean race
+.PHONY: test lint unit sim integration faults upstream demo scoreboard mutants bench fuzz clean race
 .DEFAULT_GOAL = test
 
 # What must pass before a commit. The output of go test comes last.
@@ -43,6 +43,11 @@ sim:
 # Tests on real etcd members inside the test process.
 integration: race
 	$(GO) -C integration test $(RACE) -p 1 ./...
+
+# The tests under faults of real etcd for longer, which is 3s in make test:
+# make faults DURATION=5m
+faults: race
+	$(GO) -C integration test $(RACE) -timeout 0 -v -run 'Linearizable|Frozen|SideBySide' -faults.duration $(DURATION) .
 
 # etcd's own tests of its leasing package, unmodified, against this one. For
 # other flags: make upstream UPSTREAM="-count=1 -run=Txn -v"

@@ -28,7 +28,7 @@ import (
 // Helpers of the tests under faults. They are used from several files, and
 // their names begin with flt.
 
-var fltDuration = flag.Duration("faults.duration", 3*time.Second, "how long a variation of TestLinearizable runs, at least")
+var fltDuration = flag.Duration("faults.duration", 3*time.Second, "how long a variation of TestLinearizable runs, at least; TestLinearizableUnderEverything runs for seven times as long")
 
 const (
 	fltPrefix = "leasing/"
