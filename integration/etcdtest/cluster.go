@@ -232,15 +232,26 @@ func (c *Cluster) MoveLeader(to int) {
 	if c.tb != nil {
 		c.tb.Helper()
 	}
+	c.must(c.TryMoveLeader(to))
+}
+
+// TryMoveLeader is [Cluster.MoveLeader] with an error: etcd gives up a
+// transfer that takes longer than an election may.
+func (c *Cluster) TryMoveLeader(to int) error {
+	if c.tb != nil {
+		c.tb.Helper()
+	}
 	from := c.Leader()
 	if from == to {
-		return
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	old, next := c.members[from].etcd.Server, c.members[to].etcd.Server
-	c.must(old.MoveLeader(ctx, uint64(old.MemberID()), uint64(next.MemberID())))
-	c.must(c.eventually("the leader has moved", func() bool { return c.Leader() == to }))
+	if err := old.MoveLeader(ctx, uint64(old.MemberID()), uint64(next.MemberID())); err != nil {
+		return err
+	}
+	return c.eventually("the leader has moved", func() bool { return c.Leader() == to })
 }
 
 // Isolate cuts member i off from the other members, but not from its clients.
