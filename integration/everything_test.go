@@ -144,19 +144,29 @@ var fltLinkFaults = []fltFault{
 			tr.t.Error(err)
 		}
 	}},
-	{"replies lost", func(tr *fltTrouble) {
-		r := tr.relay()
-		r.Cut(etcdtest.Replies)
-		tr.last(300 * time.Millisecond) // requests go out
-		r.Reset()
-		r.Heal()
-	}},
+	{"replies lost", fltLoseReplies},
 	{"replies late", func(tr *fltTrouble) {
 		r := tr.relay()
 		r.Delay(time.Duration(tr.rng.Int64N(int64(2*time.Second))), etcdtest.Replies)
 		tr.last(3 * time.Second)
 		r.Delay(0)
 	}},
+}
+
+// fltLoseReplies ends all connections when writes have gone out and before
+// they are answered.
+func fltLoseReplies(tr *fltTrouble) {
+	for _, r := range tr.relays {
+		r.Cut(etcdtest.Replies)
+	}
+	select {
+	case <-time.After(time.Until(tr.h.writing()) + fltWriting*3/4):
+	case <-tr.ctx.Done():
+	}
+	for _, r := range tr.relays {
+		r.Reset()
+		r.Heal()
+	}
 }
 
 // fltCompact compacts the history up to what the oracle has seen, perhaps

@@ -472,6 +472,15 @@ func (h *fltHistory) deleted(name string, call int64, resp *clientv3.DeleteRespo
 	return resp.Header.Revision, nil
 }
 
+// fltWriting is for how long in each second there are writes. All writers are
+// quiet at the same times, in which keys get owned.
+const fltWriting = 200 * time.Millisecond
+
+// writing returns when the next time to write begins.
+func (h *fltHistory) writing() time.Time {
+	return h.began.Add((time.Since(h.began)/time.Second + 1) * time.Second)
+}
+
 // fltLoad is who does what to the keys of a history.
 type fltLoad struct {
 	name    string
@@ -499,9 +508,8 @@ func (h *fltHistory) run(ctx context.Context, wg *sync.WaitGroup, l fltLoad) {
 				} else {
 					rev, err = h.write(opCtx, rng, l.name, l.kv, l.open)
 					pause = rand.N(30 * time.Millisecond)
-					// All writers are quiet at the same times, in which keys get owned.
-					if since := time.Since(h.began) % time.Second; since > 200*time.Millisecond {
-						pause = time.Second - since
+					if until := time.Until(h.writing()); until < time.Second-fltWriting {
+						pause = until
 					}
 				}
 				cancel()
