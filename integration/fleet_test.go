@@ -100,19 +100,20 @@ func TestMixedFleetSideBySide(t *testing.T) {
 	plain := etcd.Client(0)
 	h := fltRecord(t, plain)
 	h.foreign = "theirs"
-	var kvs []clientv3.KV
+	ours, theirs := make([]clientv3.KV, 2), make([]clientv3.KV, 2)
 	named := make(map[string]clientv3.KV)
+	for i := range ours {
+		ours[i], theirs[i] = fltOpen(t, etcd.Client(0), 5*time.Second), fltTheirs(t, etcd.Client(0))
+		named[fmt.Sprint("ours", i)] = ours[i]
+	}
+	// From when all are open: on a busy machine that takes seconds.
 	ctx, cancel := context.WithTimeout(t.Context(), *fltDuration)
 	defer cancel()
 	var wg sync.WaitGroup
-	for i := range 2 {
-		kv := fltOpen(t, etcd.Client(0), 5*time.Second)
-		kvs, named[fmt.Sprint("ours", i)] = append(kvs, kv), kv
-		h.run(ctx, &wg, fltLoad{name: fmt.Sprint("ours", i), kv: kv, readers: 2, writers: 1, timeout: 5 * time.Second})
+	for name, kv := range named {
+		h.run(ctx, &wg, fltLoad{name: name, kv: kv, readers: 2, writers: 1, timeout: 5 * time.Second})
 	}
-	for i := range 2 {
-		kv := fltTheirs(t, etcd.Client(0))
-		kvs = append(kvs, kv)
+	for i, kv := range theirs {
 		// What theirs read and what they were told of their writes is not judged,
 		// and they may write a value twice.
 		wg.Go(func() {
@@ -142,7 +143,7 @@ func TestMixedFleetSideBySide(t *testing.T) {
 	}
 	wg.Wait()
 	for _, key := range fltKeys {
-		fltAgree(t, key, fltGet(t, plain, key), kvs...)
+		fltAgree(t, key, fltGet(t, plain, key), append(ours, theirs...)...)
 	}
 	h.check(plain, named)
 }
