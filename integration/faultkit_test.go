@@ -401,6 +401,12 @@ func (h *fltHistory) put(ctx context.Context, name string, kv clientv3.KV, key, 
 	return h.wrote(name, call, val, (*pb.PutResponse)(resp).GetHeader(), err, key)
 }
 
+func (h *fltHistory) localReads() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.local
+}
+
 func isNil(kv *mvccpb.KeyValue) bool { return kv == nil }
 
 // saw notes what the reply to a read said of keys. That is as of the revision

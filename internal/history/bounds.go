@@ -25,6 +25,8 @@ type bound struct {
 	by   *operation
 }
 
+// bounds starts from when the writes were called and returned, and narrows that
+// down until no read says any more.
 func (h *history) bounds(ops []*operation) *bounds {
 	n := len(h.revs)
 	b := &bounds{from: make([]bound, n), to: make([]bound, n)}
@@ -34,19 +36,40 @@ func (h *history) bounds(ops []*operation) *bounds {
 			b.torn = op
 		}
 	}
-	for _, op := range ops[n:] {
-		first, last := h.span(op)
-		if first > last {
-			b.torn = op
-			continue
+	var known *bounds // nothing of when the writes came, so that conflicts are between two operations
+	for narrower := true; narrower; known = b {
+		narrower = known == nil
+		for _, op := range ops[n:] {
+			narrower = h.narrow(b, op, known) || narrower
 		}
-		if t := 2*op.call + 1; last < n && t > b.from[last].time {
-			b.from[last] = bound{t, op}
-		}
-		if t := 2*op.ret - 1; first > 0 && t < b.to[first-1].time {
-			b.to[first-1] = bound{t, op}
+		b.inOrder()
+		if b.conflict() != nil {
+			break
 		}
 	}
+	return b
+}
+
+// narrow takes in what a read says of the writes before and after it, and
+// reports whether that is more than was known.
+func (h *history) narrow(b *bounds, op *operation, known *bounds) (narrower bool) {
+	first, last := h.span(known, op)
+	if first > last {
+		b.torn = op
+		return false
+	}
+	if t := 2*op.call + 1; last < len(b.from) && t > b.from[last].time {
+		b.from[last], narrower = bound{t, op}, true
+	}
+	if t := 2*op.ret - 1; first > 0 && t < b.to[first-1].time {
+		b.to[first-1], narrower = bound{t, op}, true
+	}
+	return narrower
+}
+
+// inOrder takes in that writes came one after the other.
+func (b *bounds) inOrder() {
+	n := len(b.from)
 	for i := 1; i < n; i++ {
 		if b.from[i].time < b.from[i-1].time {
 			b.from[i] = b.from[i-1]
@@ -57,14 +80,17 @@ func (h *history) bounds(ops []*operation) *bounds {
 			b.to[i] = b.to[i+1]
 		}
 	}
-	return b
 }
 
 // span returns how many writes had been made, at least and at most, when a read
-// came, as far as what it saw tells by itself.
-func (h *history) span(op *operation) (first, last int) {
+// came, as far as what it saw tells, and what is known of when they came.
+func (h *history) span(known *bounds, op *operation) (first, last int) {
 	n := len(h.revs)
 	last = n
+	if known != nil {
+		first = sort.Search(n, func(i int) bool { return known.to[i].time >= 2*op.call })
+		last = sort.Search(n, func(i int) bool { return known.from[i].time > 2*op.ret })
+	}
 	for _, s := range op.sights {
 		if s.state == absent {
 			continue // more than once, perhaps
@@ -72,13 +98,19 @@ func (h *history) span(op *operation) (first, last int) {
 		first = max(first, sort.Search(n, func(i int) bool { return h.at[i][s.key] >= s.state }))
 		last = min(last, sort.Search(n, func(i int) bool { return h.at[i+1][s.key] > s.state }))
 	}
+	for first <= last && !h.agrees(op, first) {
+		first++
+	}
+	for first <= last && !h.agrees(op, last) {
+		last--
+	}
 	return first, last
 }
 
 // conflict tells of operations that contradict each other.
 func (b *bounds) conflict() error {
 	if b.torn != nil {
-		return fmt.Errorf("never at one time: %v", b.torn)
+		return fmt.Errorf("never at one time between %d and %d: %v", b.torn.call, b.torn.ret, b.torn)
 	}
 	for i := range b.from {
 		if from, to := b.from[i], b.to[i]; from.time > to.time {

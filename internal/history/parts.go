@@ -1,8 +1,6 @@
 package history
 
 import (
-	"sort"
-
 	"github.com/anishathalye/porcupine"
 )
 
@@ -28,9 +26,7 @@ func (h *history) parts(b *bounds, ops []porcupine.Operation, size int) []part {
 	doubts := make([]int, n+1)                  // how many more reads may be on either side of a write than of the one before
 	reads := make([][]porcupine.Operation, n+1) // by the first write that they must precede
 	for _, op := range ops[n:] {
-		first, last := h.span(op.Input.(*operation))
-		from := max(first, sort.Search(n, func(i int) bool { return b.to[i].time >= op.Call }))
-		to := min(last, sort.Search(n, func(i int) bool { return b.from[i].time > op.Return }))
+		from, to := h.span(b, op.Input.(*operation))
 		doubts[from]++
 		doubts[to]--
 		reads[to] = append(reads[to], op)
