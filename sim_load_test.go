@@ -291,7 +291,9 @@ func (a *act) noted(key string, r history.Read, alone bool) {
 	defer a.mu.Unlock()
 	r.Client, r.Call, r.Ret = a.client, a.call, a.now()
 	if since := a.doubtLocked(key, a.began); since != 0 && alone && a.client != a.plain.name {
-		r.Since = min(since, a.call)
+		// By itself: of the keys of one transaction, this one may be older.
+		r.Since, r.Call = min(since, a.call), r.Ret
+		r.Ret = a.now()
 	}
 	a.reads[key] = append(a.reads[key], r)
 }
