@@ -3,6 +3,7 @@
 
 GO ?= go
 FUZZTIME ?= 30s
+DURATION ?= 20s
 UPSTREAM ?= -count=5
 SIM ?= -sim.for 2m
 
@@ -44,8 +45,8 @@ sim:
 integration: race
 	$(GO) -C integration test $(RACE) -p 1 ./...
 
-# The tests under faults of real etcd for longer, which is 3s in make test:
-# make faults DURATION=5m
+# The tests under faults of real etcd for longer. Each variation lasts one to seven
+# times DURATION, which is 3s in make test.
 faults: race
 	$(GO) -C integration test $(RACE) -timeout 0 -v -run 'Linearizable|Frozen|SideBySide' -faults.duration $(DURATION) .
 
@@ -75,7 +76,7 @@ bench:
 
 fuzz:
 	@for f in $$($(GO) test -list '^Fuzz' . | grep '^Fuzz'); do \
-		$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 50x . || exit 1; \
+		echo "$$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 50x . || exit 1; \
 	done
 
 clean:

@@ -79,12 +79,14 @@
 // the deletion of a key that another client owns is refused, too.
 //
 // A KV that may not watch or write the claim prefix claims nothing: reads go
-// to etcd. Writes are refused with etcd's permission error if the right to read
-// claims is missing; without the right to write them, single puts are, and what
-// somebody else has to be asked for. What is owned was
-// read with the rights of that time; withdrawn rights do not take it away. Of a
+// to etcd. Without the right to read claims all writes are refused, with etcd's
+// permission error; without the right to write them, puts of single keys are,
+// and every write that another owner must be asked for. What is owned was read
+// with the rights of that time; withdrawn rights do not take it away. Of a
 // transaction that is answered from memory, rights on the branch that is not
 // taken are not checked.
+//
+// etcd's errors are passed on, some with more words: compare them with errors.Is.
 //
 // # Limits
 //
@@ -93,13 +95,18 @@
 // them. Transactions need room for their guards within etcd's limit of 128
 // operations: all 128 fit without comparisons, 127 with. Beside comparisons, up
 // to 60 written keys get a guard each; more are guarded by ranges, as many as
-// there is room for. What then still does not fit gives [ErrTxnTooLarge]. A
-// deletion of a range, or what is guarded by ranges, goes through in a round
-// trip in which nobody claims a key in them: it waits as long as others go on
-// reading keys there that they have never read before. Guards also take bytes,
-// a few times the length of each key to be written: a write that comes that
-// close to etcd's limit on the size of requests gets etcd's error. Keys that
-// carry a lease of their own are never owned.
+// there is room for. What then still does not fit gives [ErrTxnTooLarge].
+//
+// A deletion of a range, or a transaction that is guarded by ranges, goes
+// through only in a round trip in which nobody claims a key in the range: it
+// waits as long as others go on reading keys there that they have never read
+// before. A deletion that covers the claim prefix is divided in two, to spare
+// the claims. If its end was open, etcd then refuses as a duplicate a put, in the
+// same transaction, of a key in the first part.
+//
+// Guards also take bytes, a few times the length of each key to be written: a
+// write that comes that close to etcd's limit on the size of requests gets
+// etcd's error. Keys that carry a lease of their own are never owned.
 //
 // # Words
 //

@@ -61,6 +61,7 @@ func ExampleNew_client() {
 	}
 	defer kv.Close() // hands every key over
 
+	kv.Put(ctx, "greeting", "hello")     // one transaction, as with a plain client
 	kv.Get(ctx, "greeting")              // claims the key
 	resp, err := kv.Get(ctx, "greeting") // from memory
 	if err != nil {

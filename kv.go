@@ -42,17 +42,20 @@ type Config struct {
 	// TTL is the time to live of the leases that the claims hang on: for so
 	// long a write may have to wait if the owner of its key is cut off from
 	// etcd, and nearly so long the owner serves reads then. It is rounded up
-	// to whole seconds; 0 means 60 s. etcd may grant more than asked for, and
-	// refuses less than 1 s.
+	// to whole seconds; 0 means 60 s, and less than 1 s is refused. etcd may
+	// grant more than asked for.
 	TTL time.Duration
 
-	// MaxTxnOps is the servers' --max-txn-ops; 0 means 128, etcd's default. If it
-	// is set higher than theirs, etcd refuses transactions that would fit.
+	// MaxTxnOps is the servers' --max-txn-ops, at least 8; 0 means 128, etcd's
+	// default. If it is set higher than theirs, etcd refuses transactions that
+	// would fit.
 	MaxTxnOps int
 
 	// MaxKeys is how many keys are owned at most; 0 means 100,000. When there are
-	// more, those that were not read lately are given back. Each takes memory
-	// here, a key in etcd and a place on a lease.
+	// more, those that were not read lately are given back, and may be claimed
+	// again by the next read: with more keys in use than that, every read may
+	// become a write in etcd. A key takes memory here, and a claim in etcd until
+	// that has been deleted, so there are some more of these for a moment.
 	MaxKeys int
 
 	// Logger gets what the session has to say; nil means the client's logger.
@@ -229,7 +232,8 @@ func (kv *KV) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*
 	return kv.get(ctx, clientv3.OpGet(key, opts...))
 }
 
-// GetStream reads keys from etcd. See clientv3.KV.
+// GetStream reads keys from etcd. See clientv3.KV. The stream must be read to its
+// end, also after Close: two goroutines wait for that, ours and one of etcd's.
 func (kv *KV) GetStream(ctx context.Context, key string, opts ...clientv3.OpOption) (clientv3.GetStreamChan, error) {
 	if err := kv.closed(); err != nil {
 		return nil, err

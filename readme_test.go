@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// Every Go snippet of the README stands in an Example, which compiles and runs.
+// Every Go snippet of the README stands in an Example, and so compiles. What it
+// does is run by another Example, on an etcd in memory.
 func TestREADMESnippetsAreExamples(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	if err != nil {

@@ -19,8 +19,9 @@ import (
 // REVOKEs, and tells waiting writers that a claim is gone. It never decides
 // who owns a key: that is for the cache.
 //
-// It has four goroutines, whatever the number of keys; all of them run under
-// its own context, never a caller's, and end with close.
+// It has four goroutines, whatever the number of keys, and a few for the calls
+// of one of them; all run under its own context, never a caller's, and end with
+// close. A stream that a caller reads has one more, until it has been read.
 type session struct {
 	kv      clientv3.KV
 	watcher clientv3.Watcher

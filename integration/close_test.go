@@ -24,7 +24,7 @@ import (
 // fltCloseLimit is within what Close returns, whatever the server does.
 const fltCloseLimit = 3 * time.Second
 
-// Item 15. A lease that the caller handed in is kept alive, carries no claims
+// A lease that the caller handed in is kept alive, carries no claims
 // and survives Close. When it is gone, nothing is owned any more.
 func TestHandedInLease(t *testing.T) {
 	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
@@ -81,7 +81,7 @@ func TestHandedInLease(t *testing.T) {
 	fltAgree(t, "k", "2", kv, plain)
 }
 
-// Item 15. Close hands everything over: the next writer needs one transaction
+// Close hands everything over: the next writer needs one transaction
 // for each key. To close twice, or from several sides, is harmless.
 func TestCloseHandsOver(t *testing.T) {
 	const keys = 200
@@ -144,7 +144,7 @@ func fltOperations(kv clientv3.KV) map[string]func(context.Context) error {
 	}
 }
 
-// Item 15. With the server away Close returns within 3 s, and after it every
+// With the server away Close returns within 3 s, and after it every
 // operation gives ErrClosed and sends nothing. What waits gets it, too.
 func TestCloseWithServerAway(t *testing.T) {
 	for name, away := range map[string]func(*etcdtest.Relay){
@@ -213,7 +213,7 @@ func TestCloseWithServerAway(t *testing.T) {
 	}
 }
 
-// Item 14. After Close no goroutine is left, nor after a New that fails.
+// After Close no goroutine is left, nor after a New that fails.
 func TestCloseLeavesNoGoroutine(t *testing.T) {
 	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
 	relay := etcd.Relay(0)
@@ -287,7 +287,7 @@ func TestCloseLeavesNoGoroutine(t *testing.T) {
 	})
 }
 
-// Item 15. Without a server New returns when its context ends.
+// Without a server New returns when its context ends.
 func TestNewWithoutServer(t *testing.T) {
 	for name, away := range map[string]func(*etcdtest.Relay){
 		"silent":  func(r *etcdtest.Relay) { r.Cut() },
@@ -316,7 +316,7 @@ func TestNewWithoutServer(t *testing.T) {
 	}
 }
 
-// Item 15. An empty prefix is refused, with an error that says so.
+// An empty prefix is refused, with an error that says so.
 func TestEmptyPrefix(t *testing.T) {
 	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
 	var sent etcdtest.Counter

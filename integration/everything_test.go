@@ -264,7 +264,7 @@ func (e *fltEverything) end(ttl time.Duration) {
 	}
 }
 
-// Item 11. Several KVs, each on a client and a member of its own, and an owner
+// Several KVs, each on a client and a member of its own, and an owner
 // in another process are linearizable, whatever happens all at once to the
 // members, to the links, and to the clients themselves.
 func TestLinearizableUnderEverything(t *testing.T) {

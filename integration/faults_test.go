@@ -114,7 +114,7 @@ func (s *fltScene) leaders() {
 	}
 }
 
-// Item 11. Several KVs are linearizable, on a client each and on one for all,
+// Several KVs are linearizable, on a client each and on one for all,
 // whatever happens between them and etcd.
 func TestLinearizable(t *testing.T) {
 	for _, v := range []struct {
@@ -188,7 +188,7 @@ func TestLinearizable(t *testing.T) {
 	}
 }
 
-// Item 12. A write whose reply is lost is not sent again, is there once, and
+// A write whose reply is lost is not sent again, is there once, and
 // is what the next reads see.
 func TestUnknownOutcome(t *testing.T) {
 	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
@@ -287,7 +287,7 @@ func TestUnknownOutcome(t *testing.T) {
 	}
 }
 
-// Item 12. A write that arrives when its caller has long given up is seen by
+// A write that arrives when its caller has long given up is seen by
 // the next reads, or by none.
 func TestLateWrite(t *testing.T) {
 	t.Parallel()
@@ -323,7 +323,7 @@ func TestLateWrite(t *testing.T) {
 	h.check(plain, map[string]clientv3.KV{"a": a, "b": b, "plain": plain})
 }
 
-// Item 12. With the NOSPACE alarm on, puts are refused and leave the cache
+// With the NOSPACE alarm on, puts are refused and leave the cache
 // right; deletions work.
 func TestNoSpace(t *testing.T) {
 	for _, tt := range []struct {
@@ -402,7 +402,7 @@ func TestNoSpace(t *testing.T) {
 	}
 }
 
-// Item 12. With the alarm on, a key that somebody else owns cannot be deleted,
+// With the alarm on, a key that somebody else owns cannot be deleted,
 // as nobody can be asked for it. The error says so, and nothing has changed.
 func TestNoSpaceDeletesForeignKey(t *testing.T) {
 	etcd := etcdtest.Start(t, etcdtest.QuickTicks())

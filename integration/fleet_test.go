@@ -26,7 +26,7 @@ func fltTheirs(t *testing.T, cl *clientv3.Client) clientv3.KV {
 	return kv
 }
 
-// Item 17. A key goes from our owner to a writer of etcd's own package and back,
+// A key goes from our owner to a writer of etcd's own package and back,
 // with each kind of write.
 func TestMixedFleetHandsOver(t *testing.T) {
 	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
@@ -92,7 +92,7 @@ func TestMixedFleetHandsOver(t *testing.T) {
 	}
 }
 
-// Item 17. Side by side on the same keys, ours stay linearizable, whatever
+// Side by side on the same keys, ours stay linearizable, whatever
 // theirs do, and in the end all agree.
 func TestMixedFleetSideBySide(t *testing.T) {
 	t.Parallel()
@@ -148,7 +148,7 @@ func TestMixedFleetSideBySide(t *testing.T) {
 	h.check(plain, named)
 }
 
-// Item 18. Namespaces, authentication and TLS are the client's affair: the KV
+// Namespaces, authentication and TLS are the client's affair: the KV
 // works through each of them and through all.
 func TestWrappedClients(t *testing.T) {
 	const space = "space/"

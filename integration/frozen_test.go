@@ -30,7 +30,7 @@ func fltOwned(t *testing.T, plain clientv3.KV, h *fltHistory) map[string]int64 {
 	return grants
 }
 
-// Item 11; I1, I2. An owner whose process is frozen in the middle of reading,
+// I1, I2. An owner whose process is frozen in the middle of reading,
 // and wakes when others have written its keys, does not serve what it had: not
 // even the first read. One that wakes before that gives its keys back.
 func TestFrozenOwner(t *testing.T) {

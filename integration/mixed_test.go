@@ -14,7 +14,7 @@ import (
 	"github.com/etcd-leasing/leasing/integration/etcdtest"
 )
 
-// Item 17. A write of keys that both ours and theirs own goes through, whoever
+// A write of keys that both ours and theirs own goes through, whoever
 // writes.
 func TestMixedFleetWritesAcross(t *testing.T) {
 	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
@@ -116,7 +116,7 @@ func fltHandsOver(t *testing.T, lose func(t *testing.T, m *fltMixed)) {
 	}
 }
 
-// Item 17. An owner that closes leaves nothing in the way. Theirs does not
+// An owner that closes leaves nothing in the way. Theirs does not
 // revoke its lease, which expires when its client is closed.
 func TestMixedFleetOwnerCloses(t *testing.T) {
 	fltHandsOver(t, func(t *testing.T, m *fltMixed) {
@@ -129,7 +129,7 @@ func TestMixedFleetOwnerCloses(t *testing.T) {
 	})
 }
 
-// Item 17. What an owner had that is gone without a word can be written when
+// What an owner had that is gone without a word can be written when
 // its lease has expired.
 func TestMixedFleetOwnerLost(t *testing.T) {
 	fltHandsOver(t, func(t *testing.T, m *fltMixed) {
@@ -138,7 +138,7 @@ func TestMixedFleetOwnerLost(t *testing.T) {
 	})
 }
 
-// Item 17. When ours and theirs claim a key at the same time, one of them gets
+// When ours and theirs claim a key at the same time, one of them gets
 // it. When both write it at the same time, or one claims while the other writes,
 // all agree afterwards.
 func TestMixedFleetRaces(t *testing.T) {

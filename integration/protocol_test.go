@@ -47,7 +47,7 @@ func fltServe(t *testing.T, kv clientv3.KV, key, want string) (last time.Time, n
 	}
 }
 
-// Item 13. An owner that is cut off serves until its deadline and not past it.
+// An owner that is cut off serves until its deadline and not past it.
 // Then its reads end with their contexts, and when etcd is back it heals.
 func TestCutOffOwner(t *testing.T) {
 	for _, tt := range []struct {
@@ -110,7 +110,7 @@ func (s lateStream) RecvMsg(m any) error {
 	return err
 }
 
-// Items 11, 13; I2. A lease that is renewed by a reply that comes two seconds
+// I2. A lease that is renewed by a reply that comes two seconds
 // late lasts from when the renewal was sent.
 func TestLateRenewal(t *testing.T) {
 	t.Parallel()
@@ -160,7 +160,7 @@ func TestLateRenewal(t *testing.T) {
 	fltAgree(t, "k", "2", b, a)
 }
 
-// Item 13. What an operator takes away is noticed by the watch: the next
+// What an operator takes away is noticed by the watch: the next
 // renewal would be due much later than this test waits.
 func TestOperatorTakesAway(t *testing.T) {
 	const renewal = 19 * time.Second // (60 s - the margin of 3 s) / 3
@@ -239,7 +239,7 @@ func TestForgetsBeforeYield(t *testing.T) {
 	fltAgree(t, "k", "2", a, b)
 }
 
-// Item 14. Calls that are cancelled leave nothing behind that goes on sending.
+// Calls that are cancelled leave nothing behind that goes on sending.
 func TestCancelledCalls(t *testing.T) {
 	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
 	link := etcd.Relay(0)
@@ -351,7 +351,7 @@ func fltPauses(t *testing.T, cut, heal func(*etcdtest.Cluster, *etcdtest.Relay),
 	fltOwn(t, a, &sent, "k")
 }
 
-// Item 14. With the server away, nothing is tried without a pause.
+// With the server away, nothing is tried without a pause.
 func TestPausesWithServerAway(t *testing.T) {
 	t.Run("stopped", func(t *testing.T) {
 		t.Parallel()
@@ -367,7 +367,7 @@ func TestPausesWithServerAway(t *testing.T) {
 	})
 }
 
-// Item 14. The number of goroutines does not depend on the number of keys.
+// The number of goroutines does not depend on the number of keys.
 func TestNoGoroutinePerKey(t *testing.T) {
 	const few, many = 20, 2000
 	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
@@ -409,7 +409,7 @@ func TestNoGoroutinePerKey(t *testing.T) {
 	}
 }
 
-// Item 16. Readers of a key do not hold up its writer, however eager they are.
+// Readers of a key do not hold up its writer, however eager they are.
 func TestWriterNotStarved(t *testing.T) {
 	const (
 		puts = 8
@@ -471,7 +471,7 @@ func TestWriterNotStarved(t *testing.T) {
 	t.Logf("%d reads beside %d puts, of which none took more than %d transactions, %v", reads.Load(), 2*puts, worst, &sent)
 }
 
-// Item 14. An etcd that answers "unavailable" at once, as a proxy in front of
+// An etcd that answers "unavailable" at once, as a proxy in front of
 // members that are away does, is not asked without a pause either.
 func TestPausesWhileUnavailable(t *testing.T) {
 	t.Parallel()

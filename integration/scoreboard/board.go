@@ -58,7 +58,7 @@ func (b *board) play(ctx context.Context) error {
 		}
 		if r.group != group {
 			group = r.group
-			fmt.Fprintf(b.out, "\n%s\n", group)
+			fmt.Fprintf(b.out, "\n%s (%s, %s, %s)\n", group, contenders[0].title, contenders[1].title, contenders[2].title)
 		}
 		printRow(b.out, r)
 	}

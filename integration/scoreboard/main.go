@@ -59,6 +59,9 @@ func playBoard(ctx context.Context, out, run string, parallel int) error {
 			b.rows = append(b.rows, r)
 		}
 	}
+	if len(b.rows) == 0 {
+		return fmt.Errorf("no row matches %q", run)
+	}
 	began := time.Now()
 	if err := b.play(ctx); err != nil {
 		return err
