@@ -1,11 +1,18 @@
 package leasing
 
 import (
+	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/etcd-leasing/leasing/internal/memetcd"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // MaxKeys bounds what is owned, here and in etcd. Keys that are read again and
@@ -29,4 +36,50 @@ func TestMaxKeys(t *testing.T) {
 			t.Errorf("a read of an owned key took %d requests", n)
 		}
 	})
+}
+
+// More keys are read than are owned at most, so that they come and go all the
+// time. A transaction of ours that writes some of them must not wait until by
+// chance none of them is being claimed.
+func TestEvictionDoesNotStarveTransactions(t *testing.T) {
+	for _, keys := range []int{3, 8, 20} {
+		t.Run(fmt.Sprint(keys, " keys"), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := memetcd.New(memetcd.Options{Latency: 5 * time.Millisecond})
+				defer srv.Close()
+				kv, err := New(t.Context(), srv.NewClient("kv"), Config{Prefix: "claims/", TTL: rigTTL, MaxKeys: 2})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer kv.Close()
+				var done atomic.Bool
+				var wg sync.WaitGroup
+				for i := range 40 {
+					rng := rand.New(rand.NewPCG(uint64(i), 1))
+					wg.Go(func() {
+						for !done.Load() {
+							_, _ = kv.Get(t.Context(), fmt.Sprint("k", rng.IntN(keys)))
+							time.Sleep(time.Duration(rng.IntN(2000)) * time.Microsecond)
+						}
+					})
+				}
+				time.Sleep(time.Second)
+				var puts []clientv3.Op
+				for i := range keys {
+					puts = append(puts, clientv3.OpPut(fmt.Sprint("k", i), "v"))
+				}
+				for range 3 {
+					begin := time.Now()
+					ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+					_, err = kv.Txn(ctx).Then(puts...).Commit()
+					cancel()
+					if d := time.Since(begin); err != nil || d > time.Second {
+						t.Errorf("a transaction on %d keys took %v: %v", keys, d, err)
+					}
+				}
+				done.Store(true)
+				wg.Wait()
+			})
+		})
+	}
 }

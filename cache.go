@@ -493,6 +493,20 @@ func (c *cache) begin(points []string, ranges, barred []keyRange, impatient bool
 	return w, nil
 }
 
+// bar bars points from being claimed until the write that it returns is
+// settled, which is not to be sent: it keeps the place of one that waits for
+// claims under way.
+func (c *cache) bar(points []string) *write {
+	w := &write{barred: make([]keyRange, len(points))}
+	for i, k := range points {
+		w.barred[i] = keyRange{k, k + "\x00"}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.barring = append(c.barring, w)
+	return w
+}
+
 func pinLocked(e *entry) pin {
 	if e.writes == 0 {
 		e.known, e.lost = e.snap.Load(), false

@@ -99,8 +99,8 @@
 //
 // A deletion of a range, or a transaction that is guarded by ranges, goes
 // through only in a round trip in which nobody claims a key in the range: it
-// waits as long as others go on reading keys there that they have never read
-// before. A deletion that covers the claim prefix is divided in two, to spare
+// waits as long as others go on claiming keys there several times in a round
+// trip, because they read ever new ones, or more than they may own. A deletion that covers the claim prefix is divided in two, to spare
 // the claims. If its end was open, etcd then refuses as a duplicate a put, in the
 // same transaction, of a key in the first part.
 //

@@ -173,8 +173,13 @@ func (p *plan) divide(op clientv3.Op) (dels []clientv3.Op) {
 	parts := p.layout.spare(rangeOf(op))
 	if len(parts) == 0 {
 		// Invariants: I10, I11. An empty range, so that etcd tells the revision
-		// of the writes before it, and that of the store if there are none.
-		parts = []keyRange{{p.layout.prefix, p.layout.prefix}}
+		// of the writes before it, and that of the store if there are none. It is
+		// where the user's began, as its rights are the user's.
+		begin := string(op.KeyBytes())
+		if begin == openEnd {
+			begin += "\x00" // as an end it would be open
+		}
+		parts = []keyRange{{begin, begin}}
 	}
 	for _, r := range parts {
 		opts := []clientv3.OpOption{clientv3.WithRange(r.end)}

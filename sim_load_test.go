@@ -134,8 +134,8 @@ func (a *act) put(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if resp.PrevKv != nil {
-		a.saw(key, []*mvccpb.KeyValue{resp.PrevKv}, resp.Header.Revision, false)
+	if len(opts) > 0 && clientv3.OpPut(key, val, opts...).IsPrevKV() {
+		a.saw(key, slices.DeleteFunc([]*mvccpb.KeyValue{resp.PrevKv}, func(kv *mvccpb.KeyValue) bool { return kv == nil }), resp.Header.Revision, false)
 	}
 	a.wrote(key, val, resp.Header.Revision)
 	return resp.Header.Revision, nil
@@ -147,6 +147,9 @@ func (a *act) delete(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	if resp.Deleted == 0 {
+		a.saw(key, nil, resp.Header.Revision, true)
+	}
 	a.deleted(key, resp.Deleted, resp.Header.Revision)
 	return resp.Header.Revision, nil
 }
@@ -157,7 +160,7 @@ func (a *act) deleteRange(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	for _, key := range []string{"b", "c"} {
-		a.saw(key, resp.PrevKvs, resp.Header.Revision, false)
+		a.saw(key, resp.PrevKvs, resp.Header.Revision, resp.Deleted == 0)
 	}
 	for _, kv := range resp.PrevKvs {
 		a.deleted(string(kv.Key), 1, resp.Header.Revision)
@@ -319,9 +322,18 @@ func (a *act) deleted(key string, n, rev int64) {
 //
 // Invariant: I3.
 func (s *sim) settleUnknown(t *testing.T) {
+	known := make(map[int64]bool)
 	for call, revs := range s.applied {
 		if len(revs) > 1 {
 			t.Errorf("call %d was applied %d times, at revisions %v", call, len(revs), revs)
+		}
+		known[revs[0]] = true
+	}
+	for key, events := range s.events {
+		for _, ev := range events {
+			if ev.Type == mvccpb.PUT && !known[ev.Kv.ModRevision] {
+				t.Errorf("nobody put %q at revision %d", key, ev.Kv.ModRevision)
+			}
 		}
 	}
 	for _, a := range s.unknown {

@@ -189,12 +189,22 @@ func (kv *KV) try(ctx context.Context, p *plan) (resp *clientv3.TxnResponse, way
 }
 
 // begin opens the write of p, once no claim of ours is under way on its keys,
-// or when that takes too long.
+// or when that takes too long. No new claims begin on them meanwhile: with many
+// readers there would always be one.
 func (kv *KV) begin(ctx context.Context, p *plan) (*write, error) {
+	var place *write
+	defer func() {
+		if place != nil {
+			kv.cache.settle(place, settlement{outcome: refused})
+		}
+	}()
 	for impatient := false; ; {
 		w, busy := kv.cache.begin(p.points, p.ranges, p.barred(), impatient)
 		if busy == nil {
 			return w, nil
+		}
+		if place == nil {
+			place = kv.cache.bar(p.points)
 		}
 		answered, err := kv.await(ctx, busy)
 		if err != nil {

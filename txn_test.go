@@ -301,3 +301,40 @@ func TestI10TransactionThatDoesNothing(t *testing.T) {
 		}
 	})
 }
+
+// The claim prefix "\x00" is as good as any, but as the end of a range it means
+// that there is none: a deletion of nothing but claims must not become one of
+// everything.
+//
+// Invariant: I13.
+func TestI13DeletionOfClaimsUnderNulPrefix(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := memetcd.New(memetcd.Options{})
+		defer srv.Close()
+		plain := srv.NewClient("plain")
+		if _, err := plain.Put(t.Context(), "data", "v"); err != nil {
+			t.Fatal(err)
+		}
+		kv, err := New(t.Context(), srv.NewClient("kv"), Config{Prefix: "\x00", TTL: rigTTL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer kv.Close()
+		if _, err := kv.Get(t.Context(), "data"); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := kv.Delete(t.Context(), "\x00", clientv3.WithPrefix()) // ["\x00", "\x01")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.Deleted != 0 {
+			t.Errorf("a deletion of claims alone deleted %d keys", resp.Deleted)
+		}
+		if left, err := plain.Get(t.Context(), "data"); err != nil || len(left.Kvs) != 1 {
+			t.Errorf("the data is gone: %v, %v", left, err)
+		}
+		if left, err := plain.Get(t.Context(), "\x00data"); err != nil || len(left.Kvs) != 1 {
+			t.Errorf("the claim is gone: %v, %v", left, err)
+		}
+	})
+}

@@ -227,3 +227,35 @@ func TestReadRightsStayEnforced(t *testing.T) {
 	g.denied(kv, &sent, "get of somebody else's, without rights", clientv3.OpGet("d/owned"))
 	g.denied(kv, &sent, "put, without rights", clientv3.OpPut("d/free", "v"))
 }
+
+// Rights to the claims of one's own data are enough to write it, and with a
+// plain client to delete nothing but those claims. What a KV sends instead must
+// not take rights to the first of all claims.
+//
+// Invariants: I11, I13.
+func TestUserMayDeleteNothingButItsClaims(t *testing.T) {
+	all := clientv3.PermissionType(clientv3.PermReadWrite)
+	etcd := etcdtest.Start(t, etcdtest.QuickTicks(), etcdtest.Auth(
+		etcdtest.User{Name: "tenant", Password: "p", Rights: []etcdtest.Right{etcdtest.May(all, "d/"), etcdtest.May(all, "leasing/d/")}},
+	))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	plain := etcd.Client(0, etcdtest.As("tenant", "p"))
+	kv := open(t, etcd.Client(0, etcdtest.As("tenant", "p")), longTTL)
+	if _, err := kv.Put(ctx, "d/k", "v"); err != nil {
+		t.Fatal(err) // no: it may write
+	}
+	for name, op := range map[string]clientv3.Op{
+		"its claims": clientv3.OpDelete("leasing/d/", clientv3.WithPrefix()),
+		"and data": clientv3.OpTxn(nil, []clientv3.Op{
+			clientv3.OpPut("d/k", "w"), clientv3.OpDelete("leasing/d/x", clientv3.WithPrefix()),
+		}, nil),
+	} {
+		if _, err := plain.Do(ctx, op); err != nil {
+			t.Errorf("%s, by a plain client: %v", name, err)
+		}
+		if _, err := kv.Do(ctx, op); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

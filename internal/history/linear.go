@@ -165,6 +165,7 @@ func (h *history) operations() []*operation {
 	}
 	end := int64(0)
 	for _, op := range all {
+		end = max(end, op.call)
 		if op.ret != math.MaxInt64 {
 			end = max(end, op.ret)
 		}

@@ -73,6 +73,8 @@ func mutants() []mutant {
 			"		if contained(key, w.barred) {\n", "		if false && contained(key, w.barred) {\n"},
 		{"claim under way not spoiled by a range write", "I8", "cache.go",
 			"			case e.state == claiming:\n				e.claim.spoiled = true\n			case e.state == owned:\n				w.covered", "			case e.state == owned:\n				w.covered"},
+		{"new claims begin on keys that a write waits for", "I8", "txn.go",
+			"kv.cache.bar(p.points)", "kv.cache.bar(nil)"},
 		{"impatient write lets the claim it did not wait for be installed", "I8", "cache.go",
 			"				return nil, e.claim\n			}\n			e.claim.spoiled = true\n", "				return nil, e.claim\n			}\n"},
 		// I9
@@ -106,6 +108,8 @@ func mutants() []mutant {
 		// I13
 		{"range deletion takes the claims along", "I13", "plan.go",
 			"		case p.divides(op):\n			out = append(out, p.divide(op)...)\n", ""},
+		{"deletion of nothing has an open end under the prefix of a zero byte", "I13", "plan.go",
+			"		if begin == openEnd {\n			begin += \"\\x00\" // as an end it would be open\n		}\n", ""},
 		{"single writes of claims let through", "I13", "plan.go",
 			"			if p.layout.reserved(key) {\n", "			if false && p.layout.reserved(key) {\n"},
 		{"empty prefix accepted", "I13", "kv.go",
