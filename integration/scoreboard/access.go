@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/etcd/client/v3/namespace"
 
 	"github.com/etcd-leasing/leasing/integration/etcdtest"
+	"github.com/etcd-leasing/leasing/integration/internal/contender"
 )
 
 func accessRows() []*row {
@@ -41,7 +42,7 @@ func checkNamespace(e *env) {
 		cl.KV = namespace.NewKV(cl.KV, "space/")
 		cl.Watcher = namespace.NewWatcher(cl.Watcher, "space/")
 		cl.Lease = namespace.NewLease(cl.Lease, "space/")
-		return e.on(cl, sent, ttlOption(longTTL))
+		return e.on(cl, sent, contender.TTL(longTTL))
 	}
 	e.put(e.plain, "k", "outside")
 	e.handsOver(inside(), inside(), "k")

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/etcd-leasing/leasing/integration/internal/contender"
 )
 
 // board runs rows. Each cell has a process of its own, so that one that
@@ -33,17 +35,17 @@ func (b *board) play(ctx context.Context) error {
 	slots := make(chan struct{}, max(b.parallel, 1))
 	complete := make([]sync.WaitGroup, len(b.rows))
 	for i := range complete {
-		complete[i].Add(len(contenders))
+		complete[i].Add(len(contender.All))
 	}
 	go func() {
 		for i, r := range b.rows {
-			for c := range contenders {
+			for c := range contender.All {
 				slots <- struct{}{}
 				go func() {
 					defer func() { <-slots; complete[i].Done() }()
 					res, err := b.cell(ctx, r, c)
 					if err != nil {
-						cancel(fmt.Errorf("%s, %s: %w", contenders[c].title, r.name, err))
+						cancel(fmt.Errorf("%s, %s: %w", contender.All[c].Title, r.name, err))
 					}
 					r.results[c] = res
 				}()
@@ -58,7 +60,7 @@ func (b *board) play(ctx context.Context) error {
 		}
 		if r.group != group {
 			group = r.group
-			fmt.Fprintf(b.out, "\n%s (%s, %s, %s)\n", group, contenders[0].title, contenders[1].title, contenders[2].title)
+			fmt.Fprintf(b.out, "\n%s (%s, %s, %s)\n", group, contender.All[0].Title, contender.All[1].Title, contender.All[2].Title)
 		}
 		printRow(b.out, r)
 	}
@@ -71,7 +73,7 @@ func printRow(w io.Writer, r *row) {
 	for c, res := range r.results {
 		fmt.Fprintf(&marks, "%s ", mark(res))
 		if res.Figure != "" || res.Error != "" {
-			fmt.Fprintf(&more, "          %-15s%s\n", contenders[c].title, strings.Join(nonEmpty(res.Figure, res.Error), ": "))
+			fmt.Fprintf(&more, "          %-15s%s\n", contender.All[c].Title, strings.Join(nonEmpty(res.Figure, res.Error), ": "))
 		}
 	}
 	fmt.Fprintf(w, "  %s %s\n%s", &marks, r.name, &more)
@@ -103,7 +105,7 @@ func (b *board) cell(ctx context.Context, r *row, c int) (result, error) {
 	defer os.RemoveAll(dir)
 	limited, cancel := context.WithTimeout(ctx, r.timeout()+b.grace)
 	defer cancel()
-	cmd := exec.CommandContext(limited, b.command, "-cell", contenders[c].name+"/"+r.name)
+	cmd := exec.CommandContext(limited, b.command, "-cell", contender.All[c].Name+"/"+r.name)
 	cmd.Dir = dir
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

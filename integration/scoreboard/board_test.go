@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/etcd-leasing/leasing/integration/internal/contender"
 )
 
 // TestMain runs a cell if it is asked to, as main does.
@@ -26,7 +28,7 @@ func TestMain(m *testing.M) {
 // badRows are checks that go wrong in all ways, and some that do not.
 func badRows() []*row {
 	return []*row{
-		{name: "passes", check: func(e *env) { e.show("%s", e.name) }},
+		{name: "passes", check: func(e *env) { e.show("%s", e.Name) }},
 		{name: "fails", check: func(e *env) { e.show("almost"); e.fail("it is\nnot so") }},
 		{name: "panics", leased: true, check: func(*env) { panic("oh no") }},
 		{name: "panics in a goroutine", leased: true, check: func(*env) { go panic("oh no"); select {} }},
@@ -55,10 +57,10 @@ func TestBoardGoesOn(t *testing.T) {
 		{passed, "", ""},
 	} {
 		r := b.rows[i]
-		if got := r.results[ours]; got != want {
+		if got := r.results[contender.Ours]; got != want {
 			t.Errorf("%s: got %+v, want %+v", r.name, got, want)
 		}
-		if got := r.results[plain].Outcome; (got == skipped) != r.leased {
+		if got := r.results[contender.Plain].Outcome; (got == skipped) != r.leased {
 			t.Errorf("%s: the plain client's is %q", r.name, got)
 		}
 		if !strings.Contains(out.String(), r.name) {
@@ -104,7 +106,7 @@ func TestJudge(t *testing.T) {
 		{"a limit", ok, "passes, but is known to fail: x"},
 	} {
 		r := &row{name: "x", known: tt.known}
-		r.results[theirs], r.results[ours] = bad, tt.res
+		r.results[contender.Theirs], r.results[contender.Ours] = bad, tt.res
 		if got := fmt.Sprint(judge([]*row{r})); tt.want == "" && got != "<nil>" || !strings.Contains(got, tt.want) {
 			t.Errorf("known %q, %v: got %s, want %q", tt.known, tt.res.Outcome, got, tt.want)
 		}

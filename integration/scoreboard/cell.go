@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/etcd-leasing/leasing/integration/etcdtest"
+	"github.com/etcd-leasing/leasing/integration/internal/contender"
 )
 
 // cellLimit is how long a cell may take, unless its row says otherwise.
@@ -20,12 +21,12 @@ const cellLimit = 30 * time.Second
 // "contender/row". An error means that the cell could not be run at all.
 func playCell(name string, rows []*row) error {
 	who, what, _ := strings.Cut(name, "/")
-	c := slices.IndexFunc(contenders, func(c contender) bool { return c.name == who })
+	c := slices.IndexFunc(contender.All[:], func(c contender.Contender) bool { return c.Name == who })
 	r := slices.IndexFunc(rows, func(r *row) bool { return r.name == what })
 	if c < 0 || r < 0 {
 		return fmt.Errorf("there is no cell %q", name)
 	}
-	res, err := runCell(rows[r], contenders[c])
+	res, err := runCell(rows[r], contender.All[c])
 	if err != nil {
 		return err
 	}
@@ -34,7 +35,7 @@ func playCell(name string, rows []*row) error {
 }
 
 // runCell runs a check on a new etcd, with its data in the working directory.
-func runCell(r *row, c contender) (result, error) {
+func runCell(r *row, c contender.Contender) (result, error) {
 	etcd, err := etcdtest.Launch("etcd", append([]etcdtest.Option{etcdtest.QuickTicks()}, r.etcd...)...)
 	if err != nil {
 		return result{}, err
@@ -45,7 +46,7 @@ func runCell(r *row, c contender) (result, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), r.timeout())
 	defer cancel()
-	return attempt(r.check, &env{ctx: ctx, contender: c, etcd: etcd, plain: observer}), nil
+	return attempt(r.check, &env{ctx: ctx, Contender: c, etcd: etcd, plain: observer}), nil
 }
 
 func (r *row) timeout() time.Duration {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/etcd-leasing/leasing/integration/internal/contender"
 )
 
 // document is the board as Markdown.
@@ -54,10 +56,10 @@ func (d document) groups() (all []part) {
 // tableHead begins a table that has a column for each contender.
 func tableHead(w io.Writer, first string) {
 	fmt.Fprintf(w, "| %s |", first)
-	for _, c := range contenders {
-		fmt.Fprintf(w, " %s |", c.title)
+	for _, c := range contender.All {
+		fmt.Fprintf(w, " %s |", c.Title)
 	}
-	fmt.Fprintf(w, "\n|---|%s\n", strings.Repeat("---|", len(contenders)))
+	fmt.Fprintf(w, "\n|---|%s\n", strings.Repeat("---|", len(contender.All)))
 }
 
 // summary says how many of the rows that apply each contender has passed.
@@ -66,7 +68,7 @@ func (d document) summary(w io.Writer) {
 	tableHead(w, "group")
 	for _, g := range append(d.groups(), part{"**all**", d.rows}) {
 		fmt.Fprintf(w, "| %s |", g.name)
-		for c := range contenders {
+		for c := range contender.All {
 			if n, of := score(g.rows, c); of > 0 {
 				fmt.Fprintf(w, " %d of %d |", n, of)
 			} else {
@@ -115,8 +117,8 @@ func (p part) failures(w io.Writer) {
 				fmt.Fprint(w, "\nWhat fails:\n\n")
 				begun = true
 			}
-			fmt.Fprintf(w, "- %s, *%s*: `%s`", contenders[c].title, r.name, strings.ReplaceAll(res.Error, "`", "'"))
-			if c == ours && r.known != "" {
+			fmt.Fprintf(w, "- %s, *%s*: `%s`", contender.All[c].Title, r.name, strings.ReplaceAll(res.Error, "`", "'"))
+			if c == contender.Ours && r.known != "" {
 				fmt.Fprintf(w, " (known: %s)", r.known)
 			}
 			fmt.Fprintln(w)

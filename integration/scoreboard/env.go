@@ -10,7 +10,11 @@ import (
 	"go.etcd.io/etcd/client/v3/concurrency"
 
 	"github.com/etcd-leasing/leasing/integration/etcdtest"
+	"github.com/etcd-leasing/leasing/integration/internal/contender"
 )
+
+// prefix is where claims are kept.
+const prefix = contender.Prefix
 
 // longTTL lets keys be owned for longer than any cell lasts.
 const longTTL = 2 * time.Minute
@@ -19,7 +23,7 @@ const longTTL = 2 * time.Minute
 // not as it must be; see [env.fail].
 type env struct {
 	ctx context.Context // of the cell
-	contender
+	contender.Contender
 	etcd  *etcdtest.Cluster
 	plain *clientv3.Client // an observer, who owns nothing
 
@@ -47,7 +51,7 @@ func (e *env) expect(ok bool, format string, args ...any) {
 func (e *env) show(format string, args ...any) { e.figure = fmt.Sprintf(format, args...) }
 
 // isPlain reports whether the contender is the plain client.
-func (e *env) isPlain() bool { return e.name == contenders[plain].name }
+func (e *env) isPlain() bool { return e.Name == contender.All[contender.Plain].Name }
 
 // party is a KV of the contender on a client of its own.
 type party struct {
@@ -59,12 +63,12 @@ type party struct {
 
 // party returns a new one that owns keys as long as it likes.
 func (e *env) party(opts ...etcdtest.ClientOption) *party {
-	return e.join(e.etcd.Endpoints(), ttlOption(longTTL), opts...)
+	return e.join(e.etcd.Endpoints(), contender.TTL(longTTL), opts...)
 }
 
 // behind returns a new party that reaches etcd through a relay.
 func (e *env) behind(r *etcdtest.Relay, ttl time.Duration, opts ...etcdtest.ClientOption) *party {
-	return e.join([]string{r.URL()}, ttlOption(ttl), opts...)
+	return e.join([]string{r.URL()}, contender.TTL(ttl), opts...)
 }
 
 func (e *env) join(endpoints []string, opt concurrency.SessionOption, opts ...etcdtest.ClientOption) *party {
@@ -76,7 +80,7 @@ func (e *env) join(endpoints []string, opt concurrency.SessionOption, opts ...et
 
 // on returns a new party on a client whose requests sent counts.
 func (e *env) on(cl *clientv3.Client, sent *etcdtest.Counter, opts ...concurrency.SessionOption) *party {
-	kv, closeKV, err := e.open(cl, prefix, opts...)
+	kv, closeKV, err := e.Open(cl, prefix, opts...)
 	e.must(err)
 	return &party{kv, cl, sent, closeKV}
 }

@@ -10,6 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcd-leasing/leasing/integration/etcdtest"
+	"github.com/etcd-leasing/leasing/integration/internal/contender"
 )
 
 func faultRows() []*row {
@@ -157,8 +158,8 @@ func checkCompaction(e *env) {
 }
 
 func checkLeaderChange(e *env) {
-	a := e.join([]string{e.etcd.Endpoint(0)}, ttlOption(longTTL))
-	b := e.join([]string{e.etcd.Endpoint(1)}, ttlOption(longTTL))
+	a := e.join([]string{e.etcd.Endpoint(0)}, contender.TTL(longTTL))
+	b := e.join([]string{e.etcd.Endpoint(1)}, contender.TTL(longTTL))
 	for i := range 3 {
 		key := numbered("k", i)
 		e.putAtLast(a, key, "1")
@@ -170,7 +171,7 @@ func checkLeaderChange(e *env) {
 }
 
 func checkNoQuorum(e *env) {
-	a := e.join([]string{e.etcd.Endpoint(0)}, ttlOption(longTTL))
+	a := e.join([]string{e.etcd.Endpoint(0)}, contender.TTL(longTTL))
 	e.put(e.plain, "k", "1")
 	e.value(a, "other")
 	e.until("the member has it", func() bool { // which may be behind

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/etcd-leasing/leasing/integration/etcdtest"
+	"github.com/etcd-leasing/leasing/integration/internal/contender"
 )
 
 func lifeRows() []*row {
@@ -32,14 +33,14 @@ func checkOpenWithoutServer(e *env) {
 	ctx, cancel := context.WithTimeout(e.ctx, 300*time.Millisecond)
 	defer cancel()
 	e.returns("open", 5*time.Second, func() {
-		_, _, err := e.open(cl, prefix, concurrency.WithContext(ctx))
+		_, _, err := e.Open(cl, prefix, concurrency.WithContext(ctx))
 		e.expect(err != nil, "it is open")
 	})
 }
 
 func checkEmptyPrefix(e *env) {
 	e.returns("open", 5*time.Second, func() {
-		_, _, err := e.open(e.plain, "", ttlOption(longTTL))
+		_, _, err := e.Open(e.plain, "", contender.TTL(longTTL))
 		e.expect(err != nil, "it is open, and its claims are where the data is")
 	})
 }
@@ -66,7 +67,7 @@ func checkNoGoroutineLeft(e *env) {
 	e.put(cl, "k", "1") // connects
 	e.put(e.plain, "k", "1")
 	before := goleak.IgnoreCurrent()
-	a := e.on(cl, sent, ttlOption(longTTL))
+	a := e.on(cl, sent, contender.TTL(longTTL))
 	e.ownMany(a, "k", goneKeys)
 	e.put(a, "k", "2")
 	a.close()

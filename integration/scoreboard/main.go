@@ -19,6 +19,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/etcd-leasing/leasing/integration/internal/contender"
 )
 
 func main() {
@@ -68,7 +70,7 @@ func playBoard(ctx context.Context, out, run string, parallel int) error {
 	}
 	fmt.Printf("\n%d rows in %v\n", len(b.rows), time.Since(began).Round(time.Second))
 	for _, r := range b.rows {
-		if r.results[plain].Outcome == failed {
+		if r.results[contender.Plain].Outcome == failed {
 			fmt.Println("NOTE: the plain client says what is right, so this check is wrong:", r.name)
 		}
 	}
@@ -83,7 +85,7 @@ func playBoard(ctx context.Context, out, run string, parallel int) error {
 // writeDocument writes the board to a file.
 func writeDocument(path string, rows []*row) error {
 	var doc strings.Builder
-	document{rows: rows, date: time.Now().Format(time.DateOnly), versions: versions()}.render(&doc)
+	document{rows: rows, date: time.Now().Format(time.DateOnly), versions: contender.Versions("embedded, one for each cell")}.render(&doc)
 	return os.WriteFile(path, []byte(doc.String()), 0o644)
 }
 
@@ -91,7 +93,7 @@ func writeDocument(path string, rows []*row) error {
 func judge(rows []*row) error {
 	var errs []error
 	for _, r := range rows {
-		switch res := r.results[ours]; {
+		switch res := r.results[contender.Ours]; {
 		case res.Outcome == failed && r.known == "":
 			errs = append(errs, fmt.Errorf("fails: %s: %s", r.name, res.Error))
 		case res.Outcome == passed && r.known != "":

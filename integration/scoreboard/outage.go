@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/etcd-leasing/leasing/integration/etcdtest"
+	"github.com/etcd-leasing/leasing/integration/internal/contender"
 )
 
 func outageRows() []*row {
@@ -200,7 +201,7 @@ func checkContextsEnd(e *env) {
 
 func checkServerBack(e *env) {
 	const ttl = 2 * time.Second
-	a, b := e.join(e.etcd.Endpoints(), ttlOption(ttl)), e.join(e.etcd.Endpoints(), ttlOption(ttl))
+	a, b := e.join(e.etcd.Endpoints(), contender.TTL(ttl)), e.join(e.etcd.Endpoints(), contender.TTL(ttl))
 	e.put(e.plain, "k", "1")
 	e.own(a, "k")
 	e.etcd.Stop(0)

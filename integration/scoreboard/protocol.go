@@ -8,6 +8,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
+
+	"github.com/etcd-leasing/leasing/integration/internal/contender"
 )
 
 func protocolRows() []*row {
@@ -138,7 +140,7 @@ func (e *env) calm(oneClient bool) {
 	parties := []*party{e.party()}
 	for range 2 {
 		if oneClient {
-			parties = append(parties, e.on(parties[0].cl, parties[0].sent, ttlOption(longTTL)))
+			parties = append(parties, e.on(parties[0].cl, parties[0].sent, contender.TTL(longTTL)))
 		} else {
 			parties = append(parties, e.party())
 		}
@@ -176,7 +178,7 @@ func checkPlainPut(e *env) {
 func checkMixedFleet(e *env) {
 	a := e.party()
 	other := *e
-	other.contender = contenders[theirs]
+	other.Contender = contender.All[contender.Theirs]
 	b := other.party()
 	for i, who := range [][2]*party{{a, b}, {b, a}} {
 		owner, writer := who[0], who[1]

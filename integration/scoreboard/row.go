@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/etcd-leasing/leasing/integration/etcdtest"
+	"github.com/etcd-leasing/leasing/integration/internal/contender"
 )
 
 // row is one check, and what became of it with each contender.
@@ -22,7 +23,7 @@ type row struct {
 }
 
 // applies reports whether the row makes sense for a contender.
-func (r *row) applies(contender int) bool { return contender != plain || !r.leased }
+func (r *row) applies(c int) bool { return c != contender.Plain || !r.leased }
 
 // outcome is how a cell has ended.
 type outcome string
