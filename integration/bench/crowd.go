@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcd-leasing/leasing/integration/internal/contender"
+)
+
+// crowd is how many goroutines do something at the same time.
+const crowd = 64
+
+// crowdExperiments measure many operations at the same time, or on many keys.
+func crowdExperiments(s *sizes) []*experiment {
+	return []*experiment{
+		{measure: measureClaims, rows: []*row{
+			{name: "64 goroutines claim fresh keys", unit: perSecond, want: leastOf(1, 0), note: "the plain client gets them" + s.fewer(s.claims, s.claimsTheirs)},
+		}},
+		{measure: measureForeignGets, rows: []*row{
+			{name: "64 goroutines read foreign keys", unit: perSecond, want: leastOf(0.9, 0)},
+		}},
+		{measure: measureTakeovers, rows: []*row{
+			{name: "64 goroutines take keys over", unit: perSecond, want: leastOf(0.3, 0), note: "the plain client puts them" + s.fewer(s.takeovers, s.takeoversTheirs)},
+		}},
+		{measure: measureRangeDelete, theirs: 1, rows: []*row{
+			{name: fmt.Sprintf("delete a range of %s foreign keys", thousands(float64(s.deleted))), unit: nanoseconds,
+				want: most(100e6, "100 ms"), note: "etcd's leasing in one round only"},
+		}},
+		{measure: measureHotKey, rows: []*row{
+			{name: "one hot key, two clients at once, each a put and a get in turn", unit: perSecond, want: leastOf(0.9, 0)},
+		}},
+	}
+}
+
+// of returns how many keys a subject gets.
+func (e *env) of(all, theirs int) int {
+	if e.subject == contender.Theirs {
+		return theirs
+	}
+	return all
+}
+
+func measureClaims(e *env) []float64 {
+	p, keys := e.party(), e.keys('k', e.of(e.sizes.claims, e.sizes.claimsTheirs))
+	e.fill(keys, 16)
+	e.get(p, "warm")
+	return []float64{e.rateOf(crowd, len(keys), func(i int) { e.get(p, keys[i]) })}
+}
+
+func measureForeignGets(e *env) []float64 {
+	_, keys := e.owner('k', e.sizes.foreign, 16)
+	p := e.party()
+	e.get(p, "warm")
+	return []float64{e.rate(crowd, 2*e.sizes.spell, func(g, i int) { e.get(p, keys[(g+i*crowd)%len(keys)]) })}
+}
+
+func measureTakeovers(e *env) []float64 {
+	_, keys := e.owner('k', e.of(e.sizes.takeovers, e.sizes.takeoversTheirs), 16)
+	p := e.party()
+	e.put(p, "warm")
+	return []float64{e.rateOf(crowd, len(keys), func(i int) { e.put(p, keys[i]) })}
+}
+
+func measureRangeDelete(e *env) []float64 {
+	_, keys := e.owner('k', e.sizes.deleted, 16)
+	p := e.party()
+	e.put(p, "warm")
+	begin := time.Now()
+	resp, err := p.Delete(e.ctx, e.base('k'), clientv3.WithPrefix())
+	e.must(err)
+	took := time.Since(begin)
+	if int(resp.Deleted) != len(keys) {
+		e.fail("%d of %d keys were deleted", resp.Deleted, len(keys))
+	}
+	return []float64{float64(took)}
+}
+
+func measureHotKey(e *env) []float64 {
+	parties := []*party{e.party(), e.party()}
+	key := e.keys('k', 1)[0]
+	return []float64{e.rate(len(parties), e.sizes.work, func(g, i int) {
+		if i%2 == 0 {
+			e.put(parties[g], key)
+		} else {
+			e.get(parties[g], key)
+		}
+	})}
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// hitKeys is how many keys are read in turn.
+const hitKeys = 1000
+
+func hitExperiments() []*experiment {
+	return []*experiment{
+		cachedGet(16, "16 B"),
+		cachedGet(1024, "1 KiB"),
+		{who: withFloor, measure: measureCores, rows: []*row{
+			{name: "cached Get on one core", unit: perSecond},
+			{name: "the same on 2 cores, distinct keys", unit: times, want: least(1.8, "1.8 × one core"), note: "relative to one core"},
+			{name: "the same on 2 cores, one key", unit: times, want: least(1.8, "1.8 × one core"), note: "relative to one core"},
+		}},
+		{who: leased, measure: measureTxnHit, rows: []*row{
+			{name: "cached Txn", unit: nanoseconds, want: most(800, "800 ns"), note: "one comparison and two gets, beyond what building its arguments costs"},
+			{name: "cached Txn, allocations", unit: count, want: most(8, "8"), note: "likewise"},
+			{name: "building the arguments of that Txn", unit: nanoseconds},
+			{name: "building them, allocations", unit: count},
+		}},
+	}
+}
+
+func cachedGet(size int, name string) *experiment {
+	return &experiment{
+		who: withFloor,
+		rows: []*row{
+			{name: fmt.Sprintf("cached Get, %s value", name), unit: nanoseconds, want: mostOf(1.1, floorSubject)},
+			{name: fmt.Sprintf("cached Get, %s value, allocations", name), unit: count, want: most(2, "2")},
+			{name: fmt.Sprintf("cached Get, %s value, allocated", name), unit: bytesOf},
+		},
+		measure: func(e *env) []float64 {
+			read := e.reader(hitKeys, size)
+			c := e.cost(func(i int) { read(i % hitKeys) })
+			return []float64{c.ns, c.allocs, c.bytes}
+		},
+	}
+}
+
+// reader returns a function that reads the i-th of n keys from memory.
+func (e *env) reader(n, size int) func(i int) {
+	if e.subject == floorSubject {
+		keys := e.keys('k', n)
+		return newFloor(keys, size).reader(e, keys)
+	}
+	p, keys := e.owner('k', n, size)
+	return p.reader(e, keys)
+}
+
+func (f *floor) reader(e *env, keys []string) func(i int) {
+	return func(i int) {
+		if f.get(keys[i]) == nil {
+			e.fail("not in memory")
+		}
+	}
+}
+
+func (p *party) reader(e *env, keys []string) func(i int) {
+	return func(i int) {
+		if _, err := p.Get(e.ctx, keys[i]); err != nil {
+			e.fail("%w", err)
+		}
+	}
+}
+
+// measureCores compares one core with two. With one, the garbage of the reads
+// is collected on that one, too.
+func measureCores(e *env) []float64 {
+	read := e.reader(hitKeys, 16)
+	const half = hitKeys / 2
+	distinct := func(g, i int) { read(g*half + i%half) }
+	cores := func(n int, op func(g, i int)) float64 {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(n))
+		runtime.GC()
+		return e.rate(n, e.sizes.spell, op)
+	}
+	one := cores(1, distinct)
+	return []float64{one, cores(2, distinct) / one, cores(2, func(int, int) { read(0) }) / cores(1, func(int, int) { read(0) })}
+}
+
+// measureTxnHit measures the transaction with its arguments and the arguments
+// alone.
+func measureTxnHit(e *env) []float64 {
+	p, keys := e.owner('k', 2, 16)
+	var cmps []clientv3.Cmp
+	var ops []clientv3.Op
+	build := func(int) {
+		cmps = []clientv3.Cmp{clientv3.Compare(clientv3.Version(keys[0]), ">", 0)}
+		ops = []clientv3.Op{clientv3.OpGet(keys[0]), clientv3.OpGet(keys[1])}
+	}
+	whole := e.cost(func(i int) {
+		build(i)
+		r, err := p.Txn(e.ctx).If(cmps...).Then(ops...).Commit()
+		e.must(err)
+		if !r.Succeeded {
+			e.fail("the comparison does not hold")
+		}
+	})
+	args := e.cost(build)
+	c := whole.less(args)
+	return []float64{c.ns, c.allocs, args.ns, args.allocs}
+}
