@@ -8,7 +8,7 @@ UPSTREAM ?= -count=5
 SIM ?= -sim.for 2m
 
 GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
-MODULES = . integration integration/upstream
+MODULES = . integration integration/bench integration/upstream
 STATICCHECK = $(CURDIR)/bin/staticcheck
 
 # The race detector needs cgo, and so a C compiler.
@@ -41,9 +41,10 @@ unit: race
 sim:
 	$(GO) test -timeout 0 -run 'TestSimulation$$' $(if $(SEEDS),-sim.seeds $(SEEDS),$(SIM)) .
 
-# Tests on real etcd members inside the test process.
+# Tests on real etcd members, inside the test process but for those of the benchmarks.
 integration: race
 	$(GO) -C integration test $(RACE) -p 1 ./...
+	$(GO) -C integration/bench test $(RACE) ./...
 
 # The tests under faults of real etcd for longer. Each variation lasts one to seven
 # times DURATION, which is 3s in make test.
@@ -70,9 +71,13 @@ scoreboard:
 mutants:
 	$(GO) run ./internal/mutants $(MUTANTS)
 
+# The Go benchmarks, and then the three contenders side by side, on real etcd: a
+# quarter of an hour on two cores that do nothing else. It writes
+# docs/benchmarks.md and its plots. For a part, which is only printed:
+# make bench BENCH="-run 'cached Get' -rounds 3"; -h lists the flags.
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem .
-	$(GO) -C integration test -run '^$$' -bench . -benchmem ./...
+	@$(GO) -C integration/bench run . $(or $(BENCH),-o ../../docs/benchmarks.md -plots ../../docs)
 
 fuzz:
 	@for f in $$($(GO) test -list '^Fuzz' . | grep '^Fuzz'); do \

@@ -23,7 +23,7 @@ type plotFile struct{ file, caption string }
 func (d document) render(w io.Writer) {
 	fmt.Fprint(w, `# Benchmarks
 
-Etcd's plain client, etcd's own leasing package and this library, side by side. In each row each of them has a real etcd to
+The plain client, etcd's own leasing package and this library, side by side. In each row each of them has a real etcd to
 itself, a process of its own on loopback that writes to disk for good before it answers. They take turns, round by round; a
 figure is the median over the rounds. The ratio in brackets is to the plain client; where that has no figure, to the floor; and
 without a floor, to etcd's leasing package. Keys have 16 bytes, and values too, where nothing else is said.
@@ -63,7 +63,7 @@ func (d document) summary(w io.Writer) {
 	}
 	fmt.Fprintf(w, "\n%d of %d targets are met.", met, of)
 	if len(missed) > 0 {
-		fmt.Fprintf(w, " Missed: %s.", escape(strings.Join(missed, "; ")))
+		fmt.Fprintf(w, " Missed: %s.", strings.Join(missed, "; "))
 	}
 	fmt.Fprintln(w)
 }

@@ -16,14 +16,14 @@ func hitExperiments() []*experiment {
 		cachedGet(1024, "1 KiB"),
 		{who: withFloor, measure: measureCores, rows: []*row{
 			{name: "cached Get on one core", unit: perSecond},
-			{name: "the same on 2 cores, distinct keys", unit: times, want: least(1.8, "1.8 × one core"), note: "relative to one core"},
-			{name: "the same on 2 cores, one key", unit: times, want: least(1.8, "1.8 × one core"), note: "relative to one core"},
+			{name: "cached Get on 2 cores, distinct keys", unit: times, want: least(1.8, "1.8 × one core"), note: "relative to one core"},
+			{name: "cached Get on 2 cores, one key", unit: times, want: least(1.8, "1.8 × one core"), note: "relative to one core"},
 		}},
 		{who: leased, measure: measureTxnHit, rows: []*row{
 			{name: "cached Txn", unit: nanoseconds, want: most(800, "800 ns"), note: "one comparison and two gets, beyond what building its arguments costs"},
 			{name: "cached Txn, allocations", unit: count, want: most(8, "8"), note: "likewise"},
-			{name: "building the arguments of that Txn", unit: nanoseconds},
-			{name: "building them, allocations", unit: count},
+			{name: "building the arguments of the Txn", unit: nanoseconds},
+			{name: "building the arguments of the Txn, allocations", unit: count},
 		}},
 	}
 }

@@ -16,7 +16,7 @@ import (
 // neither the machine nor a folder of it.
 func about(rounds int) []string {
 	lines := []string{
-		fmt.Sprintf("made by `%s` on %s, in %d rounds", command(), time.Now().Format(time.DateOnly), rounds),
+		fmt.Sprintf("made by `%s` on %s; %d rounds, unless a row says otherwise", command(), time.Now().Format(time.DateOnly), rounds),
 		machine(),
 		fmt.Sprintf("%s, %s/%s", runtime.Version(), runtime.GOOS, runtime.GOARCH),
 	}

@@ -22,12 +22,12 @@ func manyExperiments(s *sizes) []*experiment {
 		{measure: measureClosing, rounds: 3, theirs: 2, rows: []*row{
 			{name: fmt.Sprintf("closing a KV that owns %s keys: worst put of a bystander", closing), unit: nanoseconds, want: most(20e6, "20 ms"),
 				note: "plain: nothing is closed; etcd's leasing in two rounds, the others in three"},
-			{name: "the same: how long Close takes", unit: nanoseconds},
+			{name: fmt.Sprintf("closing a KV that owns %s keys: how long it takes", closing), unit: nanoseconds},
 		}},
 		{who: []int{floorSubject, contender.Ours}, measure: measureMillion, rounds: 1, rows: []*row{
 			{name: million + " owned keys in one KV: memory", unit: bytesOf, want: most(1e9, "1 GB"), note: "Config.MaxKeys is set; one round; the floor is a map"},
-			{name: "the same: hits of a thousand of them", unit: times, want: most(1.5, "1.5 × with a thousand"), note: "relative to owning only these"},
-			{name: "the same: hits all over them", unit: times, want: most(1.5, "1.5 × with a thousand"), note: "likewise; the processor's caches do not hold them"},
+			{name: million + " owned keys in one KV: hits of a thousand of them", unit: times, want: most(1.5, "1.5 × with a thousand"), note: "relative to owning only these"},
+			{name: million + " owned keys in one KV: hits all over them", unit: times, want: most(1.5, "1.5 × with a thousand"), note: "likewise; the processor's caches do not hold them"},
 		}},
 	}
 }

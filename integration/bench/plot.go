@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"image/color"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
@@ -17,23 +19,38 @@ import (
 	"github.com/etcd-leasing/leasing/integration/internal/contender"
 )
 
+// picture is a plot, and whether there are figures for it.
+type picture struct {
+	plotFile
+	height vg.Length
+	ready  func() bool
+	draw   func(draw.Canvas) error
+}
+
+func (s *suite) pictures() []picture {
+	return []picture{
+		{plotFile{"throughput.svg", "Throughput by share of foreign operations"}, 11 * vg.Centimeter, s.hasThroughput, s.drawThroughput},
+		{plotFile{"latency.svg", "Latencies"}, 17 * vg.Centimeter, s.hasLatencies, s.drawLatencies},
+	}
+}
+
 // draw writes the plots that there are figures for.
 func (s *suite) draw(dir string) (files []plotFile, err error) {
-	for _, p := range []struct {
-		plotFile
-		draw func() (*vgsvg.Canvas, error)
-	}{
-		{plotFile{"throughput.svg", "Throughput by share of foreign operations"}, s.throughputPlot},
-		{plotFile{"latency.svg", "Latencies"}, s.latencyPlot},
-	} {
-		c, err := p.draw()
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", p.file, err)
-		}
-		if c == nil {
+	for _, p := range s.pictures() {
+		if !p.ready() {
 			continue
 		}
-		if err := save(c, filepath.Join(dir, p.file)); err != nil {
+		svg := vgsvg.New(plotWidth, p.height)
+		if err := p.on(draw.New(svg)); err != nil {
+			return nil, fmt.Errorf("%s: %w", p.file, err)
+		}
+		var text bytes.Buffer
+		if _, err := svg.WriteTo(&text); err != nil {
+			return nil, err
+		}
+		// Who has not got that font shall see one that is like it.
+		whole := bytes.ReplaceAll(text.Bytes(), []byte("font-family:Liberation Sans;"), []byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif;"))
+		if err := os.WriteFile(filepath.Join(dir, p.file), whole, 0o644); err != nil {
 			return nil, err
 		}
 		files = append(files, p.plotFile)
@@ -41,24 +58,17 @@ func (s *suite) draw(dir string) (files []plotFile, err error) {
 	return files, nil
 }
 
-func save(c *vgsvg.Canvas, path string) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	if _, err := c.WriteTo(f); err != nil {
-		_ = f.Close()
-		return err
-	}
-	return f.Close()
-}
-
 const (
-	plotWidth  = 20 * vg.Centimeter
-	plotHeight = 11 * vg.Centimeter
-	tallHeight = 17 * vg.Centimeter
-	margin     = 4 * vg.Millimeter
+	plotWidth = 20 * vg.Centimeter
+	margin    = 4 * vg.Millimeter
 )
+
+// on draws the picture on white, also where it has nothing to show.
+func (p picture) on(c draw.Canvas) error {
+	c.SetColor(color.White)
+	c.Fill(c.Rectangle.Path())
+	return p.draw(draw.Crop(c, margin, -margin, margin, -margin))
+}
 
 // lineStyle is the same for a contender everywhere: its colour can be told by
 // those who see no red or green, and its dashes by those who print it.
@@ -90,6 +100,9 @@ func newPlot(title, x, y string) *plot.Plot {
 
 // addLine draws the points of a contender, and names it in the legend.
 func addLine(p *plot.Plot, subject int, points plotter.XYs) error {
+	if len(points) == 0 {
+		return nil
+	}
 	line, err := plotter.NewLine(points)
 	if err != nil {
 		return err
@@ -117,9 +130,13 @@ func decades(a *plot.Axis, u unit) {
 	})
 }
 
-// throughputPlot returns nil if a share was not measured.
-func (s *suite) throughputPlot() (*vgsvg.Canvas, error) {
+func (s *suite) hasThroughput() bool {
+	return !slices.ContainsFunc(shares, func(share int) bool { return s.find(shareName(share)) == nil })
+}
+
+func (s *suite) drawThroughput(c draw.Canvas) error {
 	p := newPlot("Operations per second of 4 clients, 95 % of them reads", "operations on others' keys, percent", "")
+	// The shares are evenly spaced: most of what happens does so below 10 %.
 	p.X.Tick.Marker = plot.TickerFunc(func(float64, float64) (ticks []plot.Tick) {
 		for i, share := range shares {
 			ticks = append(ticks, plot.Tick{Value: float64(i), Label: fmt.Sprint(share)})
@@ -127,30 +144,21 @@ func (s *suite) throughputPlot() (*vgsvg.Canvas, error) {
 		return ticks
 	})
 	decades(&p.Y, perSecond)
-	p.Legend.Top = true
+	p.Legend.Top, p.Legend.XOffs, p.Legend.YOffs = true, -margin, -margin
 	for subject := range contender.All {
 		var points plotter.XYs
 		for i, share := range shares {
-			r := s.find(shareName(share))
-			if r == nil {
-				return nil, nil
-			}
-			// A subject may have failed.
-			if f := r.figure(subject); f > 0 {
+			if f := s.find(shareName(share)).figure(subject); f > 0 { // else it has failed
 				points = append(points, plotter.XY{X: float64(i), Y: f})
 			}
 		}
-		if len(points) == 0 {
-			continue
-		}
 		if err := addLine(p, subject, points); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	p.Y.Min, p.Y.Max = wholeDecades(p.Y.Min, p.Y.Max)
-	c := vgsvg.New(plotWidth, plotHeight)
-	p.Draw(draw.Crop(draw.New(c), margin, -margin, margin, -margin))
-	return c, nil
+	p.Draw(c)
+	return nil
 }
 
 func wholeDecades(low, high float64) (float64, float64) {
@@ -160,45 +168,53 @@ func wholeDecades(low, high float64) (float64, float64) {
 // curve is how many points a distribution is drawn with.
 const curve = 101
 
-// latencyPlot returns nil if a kind was not measured.
-func (s *suite) latencyPlot() (*vgsvg.Canvas, error) {
-	titles := map[string]string{
-		hitLatency:      "get of an owned key (plain: a get)",
-		claimLatency:    "first get of a key (plain: a get)",
-		foreignLatency:  "get of a foreign key (plain: a get)",
-		takeoverLatency: "put of a foreign key (plain: a put)",
-	}
-	panels := [][]*plot.Plot{nil, nil}
-	low, high := math.Inf(1), math.Inf(-1)
-	for i, kind := range []string{hitLatency, claimLatency, foreignLatency, takeoverLatency} {
-		if s.samples[kind] == nil {
-			return nil, nil
+// kinds are the latencies that are drawn, one panel each.
+var kinds = []struct{ kind, title string }{
+	{hitLatency, "get of an owned key (plain: a get)"},
+	{claimLatency, "first get of a key (plain: a get)"},
+	{foreignLatency, "get of a foreign key (plain: a get)"},
+	{takeoverLatency, "put of a foreign key (plain: a put)"},
+}
+
+func (s *suite) hasLatencies() bool {
+	for _, k := range kinds {
+		if s.samples[k.kind] == nil {
+			return false
 		}
-		p := newPlot(titles[kind], "", "percent of all")
-		p.Legend.Left, p.Legend.Top = true, true
+	}
+	return true
+}
+
+func (s *suite) drawLatencies(c draw.Canvas) error {
+	var all []*plot.Plot
+	low, high := math.Inf(1), math.Inf(-1)
+	for _, k := range kinds {
+		p := newPlot(k.title, "", "percent of all")
+		p.Legend.Left, p.Legend.Top, p.Legend.XOffs = true, true, margin/2
 		for subject := range contender.All {
-			if err := addDistribution(p, subject, s.samples[kind][subject]); err != nil {
-				return nil, err
+			if err := addDistribution(p, subject, s.samples[k.kind][subject]); err != nil {
+				return err
 			}
 		}
+		if k.kind == hitLatency {
+			p.Legend = plot.NewLegend() // it would be in the way, and the others have it
+		}
 		low, high = min(low, p.X.Min), max(high, p.X.Max)
-		panels[i/2] = append(panels[i/2], p)
+		all = append(all, p)
 	}
 	low, high = wholeDecades(low, high)
-	for _, row := range panels {
-		for _, p := range row {
-			decades(&p.X, nanoseconds)
-			p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = low, high, 0, 100
-		}
+	for _, p := range all {
+		decades(&p.X, nanoseconds)
+		p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = low, high, 0, 100
 	}
-	c := vgsvg.New(plotWidth, tallHeight)
-	tiles := draw.Tiles{Rows: 2, Cols: 2, PadX: 2 * margin, PadY: 2 * margin, PadTop: margin, PadBottom: margin, PadLeft: margin, PadRight: 2 * margin}
-	for i, row := range plot.Align(panels, tiles, draw.New(c)) {
+	panels := [][]*plot.Plot{all[:2], all[2:]}
+	tiles := draw.Tiles{Rows: 2, Cols: 2, PadX: 2 * margin, PadY: 2 * margin, PadRight: margin}
+	for i, row := range plot.Align(panels, tiles, c) {
 		for j, canvas := range row {
 			panels[i][j].Draw(canvas)
 		}
 	}
-	return c, nil
+	return nil
 }
 
 // addDistribution draws how many percent took at most so long.

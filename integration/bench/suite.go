@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/etcd-leasing/leasing/integration/internal/contender"
@@ -98,20 +99,10 @@ func (s *suite) play(ctx context.Context) error {
 // run runs one experiment: round by round, and all subjects in each. Each has
 // an etcd for itself, and leaves nothing to the next experiment.
 func (s *suite) run(ctx context.Context, x *experiment) (err error) {
-	servers := make(map[int]*server)
-	defer func() {
-		for _, srv := range servers {
-			err = errors.Join(err, srv.stop())
-		}
-	}()
-	for _, subject := range x.subjects() {
-		if subject == floorSubject {
-			continue
-		}
-		if servers[subject], err = startServer(ctx, s.dir); err != nil {
-			delete(servers, subject)
-			return err
-		}
+	servers, err := s.startServers(ctx, x)
+	defer func() { err = errors.Join(err, stopServers(servers)) }()
+	if err != nil {
+		return err
 	}
 	failed := make(map[int]bool)
 	for round := range s.rounds {
@@ -126,6 +117,32 @@ func (s *suite) run(ctx context.Context, x *experiment) (err error) {
 		}
 	}
 	return err
+}
+
+// startServers starts an etcd for each subject that needs one, all at once.
+// Those that it returns are to be stopped, also if there is an error.
+func (s *suite) startServers(ctx context.Context, x *experiment) (servers [subjects]*server, err error) {
+	var errs [subjects]error
+	var wg sync.WaitGroup
+	for _, subject := range x.subjects() {
+		if subject != floorSubject {
+			wg.Go(func() { servers[subject], errs[subject] = startServer(ctx, s.dir) })
+		}
+	}
+	wg.Wait()
+	return servers, errors.Join(errs[:]...)
+}
+
+func stopServers(servers [subjects]*server) error {
+	var errs [subjects]error
+	var wg sync.WaitGroup
+	for i, srv := range servers {
+		if srv != nil {
+			wg.Go(func() { errs[i] = srv.stop() })
+		}
+	}
+	wg.Wait()
+	return errors.Join(errs[:]...)
 }
 
 // cell measures one subject in one round.

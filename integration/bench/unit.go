@@ -61,6 +61,8 @@ func digits(v float64) string {
 		return thousands(v)
 	case a >= 10:
 		return trim(fmt.Sprintf("%.1f", v))
+	case a < 0.1:
+		return fmt.Sprintf("%.2g", v)
 	}
 	return trim(fmt.Sprintf("%.2f", v))
 }

@@ -24,9 +24,9 @@ func workloadExperiments() []*experiment {
 	}
 	return []*experiment{
 		one("4 clients, own quarter each, 95 % reads", leastOf(12, 0), mix{reads: 0.95}),
-		one("the same, 5 % of the operations on others' keys", leastOf(6, 0), mix{reads: 0.95, others: 0.05}),
-		one("own quarter each, 50 % reads", leastOf(1.2, 0), mix{reads: 0.5}),
-		one("all operations on random clients' keys, 95 % reads", leastOf(0.9, 0), mix{reads: 0.95, random: true}),
+		one("4 clients, 5 % of the operations on others' keys, 95 % reads", leastOf(6, 0), mix{reads: 0.95, others: 0.05}),
+		one("4 clients, own quarter each, 50 % reads", leastOf(1.2, 0), mix{reads: 0.5}),
+		one("4 clients, all operations on random clients' keys, 95 % reads", leastOf(0.9, 0), mix{reads: 0.95, random: true}),
 	}
 }
 

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/etcd-leasing/leasing/integration/internal/contender"
+)
+
+// TestMain runs an etcd if it is asked to, as main does.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == "-serve" {
+		if err := serve(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// Every measurement runs, and has a figure for every row and subject. What the
+// figures are is of no concern here.
+func TestEveryMeasurement(t *testing.T) {
+	all := allExperiments(shortSizes())
+	// Workloads differ in their figures only; two of them will do.
+	few := regexp.MustCompile(`^(cached|put|get|first|64|delete|one hot|memory|closing|.* owned keys|4 clients, (5 %|all)|1 % )`)
+	var out strings.Builder
+	s := suite{experiments: matching(all, few), sizes: shortSizes(), rounds: 1, dir: t.TempDir(), out: &out, progress: &out}
+	if err := s.play(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Log(out.String())
+	for _, x := range s.experiments {
+		for i, r := range x.rows {
+			for _, subject := range x.subjects() {
+				// Only the first figure is everybody's.
+				if n := len(r.figures[subject]); n != 1 && !(n == 0 && i > 0 && subject == contender.Plain) {
+					t.Errorf("%s: %d figures of %s", r.name, n, subjectName(subject))
+				}
+			}
+			if r.want != nil && !r.judge(s.find).known {
+				t.Errorf("%s: the target is not judged", r.name)
+			}
+		}
+	}
+	if !s.hasLatencies() {
+		t.Error("latencies to be drawn are missing")
+	}
+}
+
+// Targets name rows that there are, and no two rows have the same name.
+func TestTargetsAreRows(t *testing.T) {
+	s := suite{experiments: allExperiments(fullSizes())}
+	seen := make(map[string]bool)
+	for _, r := range allRows(s.experiments) {
+		if seen[r.name] {
+			t.Errorf("two rows: %s", r.name)
+		}
+		seen[r.name] = true
+		if r.want != nil && r.want.of != "" && r.want.of != sameRow && s.find(r.want.of) == nil {
+			t.Errorf("%s: no row %s", r.name, r.want.of)
+		}
+	}
+}
