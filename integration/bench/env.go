@@ -104,8 +104,27 @@ func (e *env) hoarder(n int) *party {
 
 func (e *env) enter(kv clientv3.KV, closeKV func()) *party {
 	p := &party{kv, sync.OnceFunc(closeKV)}
-	e.closers = append(e.closers, p.close)
+	// etcd's leasing may take minutes to close; it ends when its client does.
+	e.closers = append(e.closers, func() { within(closeLimit, p.close) })
 	return p
+}
+
+// closeLimit is how long anybody waits for a KV to close.
+const closeLimit = 30 * time.Second
+
+// within reports whether f returned in time.
+func within(limit time.Duration, f func()) bool {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+		return true
+	case <-time.After(limit):
+		return false
+	}
 }
 
 // keys returns n keys of 16 bytes, the same for all subjects, but others in

@@ -18,7 +18,7 @@ type sizes struct {
 	deleted                    int
 	quarter                    int
 	owned, ownedTheirs         int
-	closing                    int
+	closing, closingTheirs     int
 	million                    int
 }
 
@@ -27,7 +27,7 @@ func fullSizes() *sizes {
 		spell: 500 * time.Millisecond, work: 1200 * time.Millisecond, singles: 300,
 		claims: 16_000, claimsTheirs: 6_000, foreign: 1_000,
 		takeovers: 6_000, takeoversTheirs: 600, deleted: 1_000,
-		quarter: 1_000, owned: 20_000, ownedTheirs: 5_000, closing: 50_000, million: 1_000_000,
+		quarter: 1_000, owned: 20_000, ownedTheirs: 5_000, closing: 50_000, closingTheirs: 5_000, million: 1_000_000,
 	}
 }
 
@@ -37,7 +37,7 @@ func shortSizes() *sizes {
 		spell: 10 * time.Millisecond, work: 30 * time.Millisecond, singles: 10,
 		claims: 200, claimsTheirs: 100, foreign: 50,
 		takeovers: 50, takeoversTheirs: 20, deleted: 20,
-		quarter: 20, owned: 500, ownedTheirs: 200, closing: 1_000, million: 3_000,
+		quarter: 20, owned: 500, ownedTheirs: 200, closing: 1_000, closingTheirs: 200, million: 3_000,
 	}
 }
 
