@@ -17,7 +17,7 @@ import (
 )
 
 // ttl lets keys be owned for longer than any cell lasts.
-const ttl = 5 * time.Minute
+const ttl = 10 * time.Minute
 
 // env is what a measurement works with: one subject, in one round. Its helpers
 // end the measurement if something fails; see [env.fail].

@@ -24,7 +24,7 @@ type sizes struct {
 
 func fullSizes() *sizes {
 	return &sizes{
-		spell: 500 * time.Millisecond, work: 1200 * time.Millisecond, singles: 300,
+		spell: 500 * time.Millisecond, work: time.Second, singles: 300,
 		claims: 16_000, claimsTheirs: 6_000, foreign: 1_000,
 		takeovers: 6_000, takeoversTheirs: 600, deleted: 1_000,
 		quarter: 1_000, owned: 20_000, ownedTheirs: 5_000, closing: 50_000, closingTheirs: 5_000, million: 1_000_000,

@@ -5,6 +5,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/etcd-leasing/leasing/integration/internal/contender"
@@ -23,33 +24,47 @@ func TestMain(m *testing.M) {
 }
 
 // Every measurement runs, and has a figure for every row and subject. What the
-// figures are is of no concern here.
+// figures are is of no concern here, so they need not wait for each other.
 func TestEveryMeasurement(t *testing.T) {
-	all := allExperiments(shortSizes())
 	// Workloads differ in their figures only; two of them will do.
-	few := regexp.MustCompile(`^(cached|put|get|first|64|delete|one hot|memory|closing|.* owned keys|4 clients, (5 %|all)|1 % )`)
+	few := regexp.MustCompile(`^(cached|put|get|first|64|delete|one hot|memory|closing|.* owned keys|4 clients, all|1 % )`)
+	all := suite{experiments: matching(allExperiments(shortSizes()), few)}
+	var drawn atomic.Int32
+	t.Run("rows", func(t *testing.T) {
+		for _, x := range all.experiments {
+			t.Run(x.rows[0].name, func(t *testing.T) {
+				t.Parallel()
+				drawn.Add(int32(smoke(t, x)))
+			})
+		}
+	})
+	for _, r := range allRows(all.experiments) {
+		if r.want != nil && !r.judge(all.find).known {
+			t.Errorf("%s: the target is not judged", r.name)
+		}
+	}
+	if int(drawn.Load()) != len(kinds) {
+		t.Errorf("%d kinds of latencies are kept, of %d to be drawn", drawn.Load(), len(kinds))
+	}
+}
+
+// smoke runs one experiment and returns how many kinds of latencies it keeps.
+func smoke(t *testing.T, x *experiment) int {
 	var out strings.Builder
-	s := suite{experiments: matching(all, few), sizes: shortSizes(), rounds: 1, dir: t.TempDir(), out: &out, progress: &out}
+	s := suite{experiments: []*experiment{x}, sizes: shortSizes(), rounds: 1, dir: t.TempDir(), out: &out, progress: &out}
 	if err := s.play(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	t.Log(out.String())
-	for _, x := range s.experiments {
-		for i, r := range x.rows {
-			for _, subject := range x.subjects() {
-				// Only the first figure is everybody's.
-				if n := len(r.figures[subject]); n != 1 && !(n == 0 && i > 0 && subject == contender.Plain) {
-					t.Errorf("%s: %d figures of %s", r.name, n, subjectName(subject))
-				}
-			}
-			if r.want != nil && !r.judge(s.find).known {
-				t.Errorf("%s: the target is not judged", r.name)
+	for i, r := range x.rows {
+		for _, subject := range x.subjects() {
+			// Only the first figure is everybody's.
+			if n := len(r.figures[subject]); n != 1 && !(n == 0 && i > 0 && subject == contender.Plain) {
+				t.Errorf("%s: %d figures of %s", r.name, n, subjectName(subject))
 			}
 		}
 	}
-	if !s.hasLatencies() {
-		t.Error("latencies to be drawn are missing")
-	}
+	return len(s.samples)
 }
 
 // Targets name rows that there are, and no two rows have the same name.

@@ -14,7 +14,7 @@ import (
 )
 
 // cellLimit is how long one subject may take in one round of an experiment.
-const cellLimit = 5 * time.Minute
+const cellLimit = 10 * time.Minute
 
 // suite runs experiments and holds what they have found.
 type suite struct {
