@@ -41,10 +41,11 @@ unit: race
 sim:
 	$(GO) test -timeout 0 -run 'TestSimulation$$' $(if $(SEEDS),-sim.seeds $(SEEDS),$(SIM)) .
 
-# Tests on real etcd members, inside the test process but for those of the benchmarks.
+# Tests on real etcd members inside the test process. Of the benchmarks only what
+# needs no etcd is tested here; go -C integration/bench test runs all of them, small.
 integration: race
 	$(GO) -C integration test $(RACE) -p 1 ./...
-	$(GO) -C integration/bench test ./...
+	$(GO) -C integration/bench test -short ./...
 
 # The tests under faults of real etcd for longer. Each variation lasts one to seven
 # times DURATION, which is 3s in make test.

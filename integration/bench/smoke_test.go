@@ -26,6 +26,9 @@ func TestMain(m *testing.M) {
 // Every measurement runs, and has a figure for every row and subject. What the
 // figures are is of no concern here, so they need not wait for each other.
 func TestEveryMeasurement(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it starts many etcd processes")
+	}
 	// Workloads differ in their figures only; two of them will do.
 	few := regexp.MustCompile(`^(cached|put|get|first|64|delete|one hot|memory|closing|.* owned keys|4 clients, all|1 % )`)
 	all := suite{experiments: matching(allExperiments(shortSizes()), few)}
