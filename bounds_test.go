@@ -2,6 +2,7 @@ package leasing
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/etcd-leasing/leasing/internal/memetcd"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/protobuf/proto"
 )
 
 // MaxKeys bounds what is owned, here and in etcd. Keys that are read again and
@@ -82,4 +84,42 @@ func TestEvictionDoesNotStarveTransactions(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A write that waits for a claim under way keeps its place: nothing is claimed
+// on its keys meanwhile, so that it comes next. One that gives up leaves the
+// keys as claimable as they were.
+//
+// Invariant: I8.
+func TestI8WriteThatGivesUpLeavesItsPlace(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			resp, err := do(ctx)
+			if names(req, "claims/a") {
+				time.Sleep(500 * time.Millisecond)
+			}
+			return resp, err
+		})
+		go r.kv.Get(t.Context(), "a") // its claim is under way
+		time.Sleep(time.Millisecond)
+		ctx, cancel := context.WithCancel(t.Context())
+		var err error
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err = r.kv.Txn(ctx).Then(clientv3.OpPut("a", "v"), clientv3.OpPut("b", "v")).Commit()
+		})
+		synctest.Wait()
+		r.get("b")
+		if claims := r.claims(); slices.Contains(claims, "b") {
+			t.Errorf("claimed although a write waits for them: %q", claims)
+		}
+		cancel()
+		wg.Wait()
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("the write: %v", err)
+		}
+		time.Sleep(time.Second)
+		r.get("b")
+		r.wantOwned("a", "b")
+	})
 }

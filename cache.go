@@ -190,8 +190,8 @@ func (c *cache) lookup(key string) *snapshot {
 	return s
 }
 
-// cool reports whether the key was read since the last time.
-func (e *entry) cool() bool {
+// wasRead reports whether the key was read since it was asked last.
+func (e *entry) wasRead() bool {
 	n := e.reads.Load()
 	e.reads.Store(n &^ recent)
 	return n&recent != 0
@@ -491,20 +491,6 @@ func (c *cache) begin(points []string, ranges, barred []keyRange, impatient bool
 		})
 	}
 	return w, nil
-}
-
-// bar bars points from being claimed until the write that it returns is
-// settled, which is not to be sent: it keeps the place of one that waits for
-// claims under way.
-func (c *cache) bar(points []string) *write {
-	w := &write{barred: make([]keyRange, len(points))}
-	for i, k := range points {
-		w.barred[i] = keyRange{k, k + "\x00"}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.barring = append(c.barring, w)
-	return w
 }
 
 func pinLocked(e *entry) pin {

@@ -37,7 +37,7 @@ func (c *clock) victim(keep *entry) *entry {
 		}
 		e := c.ring[c.hand]
 		c.hand++
-		if e == keep || e.writes > 0 || e.cool() {
+		if e == keep || e.writes > 0 || e.wasRead() {
 			continue
 		}
 		return e

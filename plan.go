@@ -245,6 +245,15 @@ func (p *plan) barred() []keyRange {
 	return p.ranges
 }
 
+// places returns the points as ranges.
+func (p *plan) places() []keyRange {
+	out := make([]keyRange, len(p.points))
+	for i, key := range p.points {
+		out[i] = keyRange{key, key + "\x00"}
+	}
+	return out
+}
+
 // writes reports whether the plan may write key.
 func (p *plan) writes(key string) bool {
 	_, found := slices.BinarySearch(p.points, key)

@@ -204,7 +204,7 @@ func (kv *KV) begin(ctx context.Context, p *plan) (*write, error) {
 			return w, nil
 		}
 		if place == nil {
-			place = kv.cache.bar(p.points)
+			place, _ = kv.cache.begin(nil, nil, p.places(), false)
 		}
 		answered, err := kv.await(ctx, busy)
 		if err != nil {

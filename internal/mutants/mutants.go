@@ -74,7 +74,9 @@ func mutants() []mutant {
 		{"claim under way not spoiled by a range write", "I8", "cache.go",
 			"			case e.state == claiming:\n				e.claim.spoiled = true\n			case e.state == owned:\n				w.covered", "			case e.state == owned:\n				w.covered"},
 		{"new claims begin on keys that a write waits for", "I8", "txn.go",
-			"kv.cache.bar(p.points)", "kv.cache.bar(nil)"},
+			"kv.cache.begin(nil, nil, p.places(), false)", "kv.cache.begin(nil, nil, nil, false)"},
+		{"write that gives up bars its keys for ever", "I8", "txn.go",
+			"			kv.cache.settle(place, settlement{outcome: refused})\n", "			_ = place\n"},
 		{"impatient write lets the claim it did not wait for be installed", "I8", "cache.go",
 			"				return nil, e.claim\n			}\n			e.claim.spoiled = true\n", "				return nil, e.claim\n			}\n"},
 		// I9
