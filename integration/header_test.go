@@ -9,6 +9,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcd-leasing/leasing/integration/internal/reply"
 )
 
 // Whatever a caller does and however it is answered, the header is complete,
@@ -121,7 +123,7 @@ func TestHeadersNeverRunBackwardsForConcurrentCallers(t *testing.T) {
 					t.Errorf("caller %d, step %d: %v", c, i, err)
 					return
 				}
-				h := header(message(resp))
+				h := header(reply.Message(resp))
 				if h.Revision < floor || h.ClusterId == 0 || h.MemberId == 0 || h.RaftTerm == 0 {
 					t.Errorf("caller %d, step %d: the header is %v after revision %d was told", c, i, h, floor)
 				}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/etcd-leasing/leasing"
 	"github.com/etcd-leasing/leasing/integration/etcdtest"
+	"github.com/etcd-leasing/leasing/integration/internal/reply"
 )
 
 // open returns a KV on cl that is closed with the test, before cl is.
@@ -131,7 +132,7 @@ func (w *world) same(what string, do call) proto.Message {
 	if gotErr != nil {
 		return nil
 	}
-	wantMsg, gotMsg := message(want), message(got)
+	wantMsg, gotMsg := reply.Message(want), reply.Message(got)
 	changed := w.note(wantMsg, gotMsg)
 	w.checkHeader(what, gotMsg)
 	answer := proto.Clone(gotMsg)
@@ -211,32 +212,6 @@ func walk(m protoreflect.Message, visit func(protoreflect.Message, protoreflect.
 		}
 		return true
 	})
-}
-
-// message returns a client's answer as what it is on the wire.
-func message(r any) proto.Message {
-	switch r := r.(type) {
-	case *clientv3.PutResponse:
-		return (*pb.PutResponse)(r)
-	case *clientv3.GetResponse:
-		return (*pb.RangeResponse)(r)
-	case *clientv3.DeleteResponse:
-		return (*pb.DeleteRangeResponse)(r)
-	case *clientv3.TxnResponse:
-		return (*pb.TxnResponse)(r)
-	case clientv3.OpResponse:
-		switch {
-		case r.Put() != nil:
-			return message(r.Put())
-		case r.Get() != nil:
-			return message(r.Get())
-		case r.Del() != nil:
-			return message(r.Del())
-		case r.Txn() != nil:
-			return message(r.Txn())
-		}
-	}
-	panic(fmt.Sprintf("%T is no answer", r))
 }
 
 func header(m proto.Message) *pb.ResponseHeader {

@@ -11,6 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcd-leasing/leasing/integration/etcdtest"
+	"github.com/etcd-leasing/leasing/integration/internal/reply"
 )
 
 // getCase is one combination of the options of a get. Revisions are those of a
@@ -232,8 +233,8 @@ func TestSharedClaimsGiveSeparateReplies(t *testing.T) {
 				t.Errorf("after %d scribbles a reply is %v", i, r)
 			}
 		}
-		scribble(message(replies[i]))
-		scribble(message(resp))
+		scribble(reply.Message(replies[i]))
+		scribble(reply.Message(resp))
 	}
 	if n := sent.KV(); n != 1 {
 		t.Errorf("%d requests after one claim", n-1)

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/etcd-leasing/leasing/integration/etcdtest"
+	"github.com/etcd-leasing/leasing/integration/internal/reply"
 )
 
 // state is what a key can be to a KV.
@@ -63,7 +64,7 @@ func (w *world) write(key, value string) {
 	w.must(err)
 	leased, err := w.leased.writer.Put(w.ctx, key, value)
 	w.must(err)
-	w.note(message(plain), message(leased))
+	w.note(reply.Message(plain), reply.Message(leased))
 }
 
 // claim makes a KV own a key that does not rest, which its first read does:

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 )
 
@@ -56,7 +57,7 @@ func (m *member) start(o options, initialCluster string, certs *certificates) er
 	cfg.UnsafeNoFsync = !o.fsync
 	cfg.BcryptCost = 4 // the least that there is
 	cfg.EnableGRPCGateway = false
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(o.log)
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	if certs != nil {
 		cfg.ClientTLSInfo = certs.server
 	}

@@ -5,7 +5,6 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
-	"go.uber.org/zap"
 )
 
 // Option changes what kind of cluster is started.
@@ -19,7 +18,6 @@ type options struct {
 	tls                 bool
 	auth                bool
 	users               []User
-	log                 *zap.Logger
 	embed               []func(*embed.Config)
 }
 
@@ -28,7 +26,6 @@ func gather(opts []Option) options {
 		members:   1,
 		heartbeat: 100 * time.Millisecond,
 		election:  time.Second,
-		log:       zap.NewNop(),
 	}
 	for _, opt := range opts {
 		opt(&o)
@@ -87,9 +84,6 @@ type Right struct {
 func May(t clientv3.PermissionType, prefix string) Right {
 	return Right{Key: prefix, End: clientv3.GetPrefixRangeEnd(prefix), Type: t}
 }
-
-// Log shows what the members say. They are silent without this option.
-func Log(l *zap.Logger) Option { return func(o *options) { o.log = l } }
 
 // Embed changes the configuration of every member in ways that no other option
 // knows, such as MaxTxnOps. It is called at each start of a member.

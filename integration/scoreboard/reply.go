@@ -7,40 +7,15 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/etcd-leasing/leasing/integration/internal/reply"
 )
 
-// message returns a reply as what it is on the wire.
-func message(r any) proto.Message {
-	switch r := r.(type) {
-	case *clientv3.PutResponse:
-		return (*pb.PutResponse)(r)
-	case *clientv3.GetResponse:
-		return (*pb.RangeResponse)(r)
-	case *clientv3.DeleteResponse:
-		return (*pb.DeleteRangeResponse)(r)
-	case *clientv3.TxnResponse:
-		return (*pb.TxnResponse)(r)
-	case clientv3.OpResponse:
-		switch {
-		case r.Put() != nil:
-			return message(r.Put())
-		case r.Get() != nil:
-			return message(r.Get())
-		case r.Del() != nil:
-			return message(r.Del())
-		case r.Txn() != nil:
-			return message(r.Txn())
-		}
-	}
-	panic(fmt.Sprintf("%T is no reply", r))
-}
-
 func header(r any) *pb.ResponseHeader {
-	return message(r).(interface{ GetHeader() *pb.ResponseHeader }).GetHeader()
+	return reply.Message(r).(interface{ GetHeader() *pb.ResponseHeader }).GetHeader()
 }
 
 // telling says in a few words what a reply to an operation tells. Replies that
@@ -56,7 +31,7 @@ func (t telling) told(r any, err error) string {
 	if err != nil {
 		return "error " + complaint(err)
 	}
-	return t.message(message(r))
+	return t.message(reply.Message(r))
 }
 
 func (t telling) message(m proto.Message) string {
@@ -140,7 +115,7 @@ func complaint(err error) string {
 // sameBut reports whether two replies are the same in every field but the
 // header, which says who has answered, and when.
 func sameBut(a, b any) bool {
-	x, y := proto.Clone(message(a)), proto.Clone(message(b))
+	x, y := proto.Clone(reply.Message(a)), proto.Clone(reply.Message(b))
 	for _, m := range []proto.Message{x, y} {
 		m := m.ProtoReflect()
 		m.Clear(m.Descriptor().Fields().ByName("header"))
@@ -149,7 +124,7 @@ func sameBut(a, b any) bool {
 }
 
 // scribble overwrites every byte and number of a reply.
-func scribble(r any) { scribbleIn(message(r).ProtoReflect()) }
+func scribble(r any) { scribbleIn(reply.Message(r).ProtoReflect()) }
 
 func scribbleIn(m protoreflect.Message) {
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
