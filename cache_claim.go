@@ -1,0 +1,165 @@
+package leasing
+
+import (
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+)
+
+// The claims that the cache has under way.
+
+// claim is one attempt to claim a key. Its fields are guarded by cache.mu
+// until done is closed and constant from then on.
+type claim struct {
+	key   string
+	entry *entry
+	done  chan struct{}
+
+	sent  bool   // whoever joins now cannot share the reply
+	lease *lease // set when sent
+
+	// News that overtook the reply.
+	spoiled bool  // the epoch has passed or a write of ours has covered the key
+	created int64 // the grant of the latest claim of ours that was seen
+	revoked int64 // the grant of the latest REVOKE
+	deleted int64 // the revision of the latest DELETE
+
+	// The reply: facts is what it said of the key; nil if there was none, or if
+	// the key carries a lease, which a snapshot does not show.
+	facts *snapshot
+	hdr   *etcdserverpb.ResponseHeader
+}
+
+// join returns the claim under way on key, beginning one if need be. It is nil
+// if key is not to be claimed now. The caller that begins it has to see to it
+// that it is sent and settled; one that is told not to share its reply waits
+// for it and looks again.
+//
+// Invariant: I8. A reader that joins a claim after it was sent cannot share
+// the reply: what it says may be older than the reader's call.
+func (c *cache) join(key string, now time.Time) (cl *claim, begun, share bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.entries.get(key); e != nil {
+		if e.state == claiming {
+			return e.claim, false, !e.claim.sent
+		}
+		if !c.claimableLocked(e, now) {
+			return nil, false, false
+		}
+	}
+	for _, w := range c.barring {
+		if contained(key, w.barred) {
+			return nil, false, false
+		}
+	}
+	e := c.entryLocked(key)
+	e.state = claiming
+	e.claim = &claim{key: key, entry: e, done: make(chan struct{})}
+	return e.claim, true, true
+}
+
+// send marks claims as sent, under a lease that has room for them.
+func (c *cache) send(claims []*claim, l *lease) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, cl := range claims {
+		cl.sent, cl.lease = true, l
+		cl.entry.lease = l
+		l.claims++
+	}
+}
+
+// room reports how many more claims may hang on l, if limit is the most.
+func (c *cache) room(l *lease, limit int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return limit - l.claims
+}
+
+// claimReply is the answer to a claim.
+type claimReply struct {
+	outcome outcome // applied: the key is ours
+	hdr     *etcdserverpb.ResponseHeader
+	kv      *mvccpb.KeyValue // the key; nil if it does not exist
+	other   *claimRecord     // refused: the claim in the way, if there is one
+	ours    bool             // other hangs on a lease of ours
+	denied  bool             // etcd gave an error
+}
+
+// settleClaim ends a claim with its reply and wakes those who wait for it. It
+// returns the claims to be deleted.
+//
+// Invariant: I9. This is the only place where a key becomes owned.
+func (c *cache) settleClaim(cl *claim, r claimReply, now time.Time) (out []yield) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer close(cl.done)
+	e := cl.entry
+	e.claim = nil
+	c.observe(r.hdr) // before those who wait return with it
+	if r.hdr != nil {
+		cl.hdr = r.hdr
+		if r.kv.GetLease() == 0 {
+			cl.facts = newSnapshot(r.kv, r.hdr.Revision, cl.lease)
+		}
+	}
+	switch {
+	case r.outcome == applied:
+		return c.settleClaimedLocked(cl, r, now)
+	case r.outcome == unknown && cl.sent:
+		// Invariant: I6. Our claim may be there, or come yet. It is deleted,
+		// confirmed; should it come later, the watch tells.
+		e.state, e.grant = yielding, 0
+		return []yield{{key: cl.key, lease: cl.lease}}
+	}
+	switch {
+	case r.other != nil && r.ours:
+		// Invariant: I9. A claim of ours that was found, not granted.
+		c.idleLocked(e)
+		return c.disownLocked(r.other.key, r.other.grant)
+	case r.other != nil:
+		e.foreign = now.Add(foreignPause)
+	case r.denied, r.hdr != nil: // refused; or the key carries a lease of its own
+		e.until = later(e.until, now.Add(deniedPause))
+	}
+	c.idleLocked(e)
+	if cl.created > cl.deleted {
+		// Invariant: I9. An earlier claim, given up for lost, came late.
+		out = c.disownLocked(cl.key, cl.created)
+	}
+	c.ageLocked(now)
+	return out
+}
+
+func (c *cache) settleClaimedLocked(cl *claim, r claimReply, now time.Time) []yield {
+	e, grant := cl.entry, r.hdr.Revision
+	// Invariant: I8. The reply installs nothing if its grant has ended, if the
+	// key was asked back, or if its epoch has passed while it was under way.
+	switch {
+	case cl.deleted > grant:
+		c.idleLocked(e)
+		return nil
+	case cl.spoiled, cl.revoked >= grant, !cl.lease.live(now):
+		e.state, e.grant = owned, grant
+		return []yield{c.forgetLocked(e)}
+	}
+	e.state, e.grant = owned, grant
+	e.reads.Store(0)
+	e.snap.Store(cl.facts)
+	c.owning.add(e)
+	return c.evictLocked(e)
+}
+
+// disownLocked answers for a claim of ours that is not remembered.
+func (c *cache) disownLocked(key string, grant int64) []yield {
+	e := c.entryLocked(key)
+	if e.state == yielding && e.grant == grant {
+		return nil // on its way
+	}
+	if e.state == idle {
+		e.state, e.grant = yielding, grant
+	}
+	return []yield{{key: key, grant: grant}}
+}

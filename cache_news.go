@@ -1,0 +1,163 @@
+package leasing
+
+import (
+	"time"
+)
+
+// The news that the cache takes in: of claims, ours and others', and of leases.
+
+// yielded confirms that the claim of y is gone.
+func (c *cache) yielded(y yield) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.entries.get(y.key); e != nil && e.state == yielding && e.grant == y.grant {
+		c.idleLocked(e)
+	}
+}
+
+// found takes in that the claim of y is there, under the grant that had not
+// been told, and returns what has to be deleted then.
+func (c *cache) found(y yield, grant int64) []yield {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.entries.get(y.key); e != nil && e.state == yielding && e.grant == 0 {
+		e.grant = grant
+	}
+	return []yield{{key: y.key, grant: grant}}
+}
+
+// revoked takes in that the claim r was asked back. If it is ours, the claim
+// has to be deleted, remembered or not. One that bears our grant is ours even
+// if somebody's hand has taken it off its lease.
+//
+// Invariant: I9.
+func (c *cache) revoked(r claimRecord, ours bool, now time.Time) (out []yield) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entryLocked(r.key)
+	ours = ours || e.state == owned && e.grant == r.grant
+	switch {
+	case !ours:
+		// A writer waits for it; readers here let it through. A claim of ours
+		// that is older must have ended.
+		if e.state == claiming {
+			e.claim.deleted = max(e.claim.deleted, r.grant)
+		}
+		if e.state == owned && e.grant < r.grant {
+			c.dropLocked(e)
+			e = c.entryLocked(r.key)
+		}
+		c.restLocked(e, false, now)
+	case e.state == claiming:
+		// It has overtaken the reply of the claim, or is older than the claim.
+		e.claim.revoked = max(e.claim.revoked, r.grant)
+		out = append(out, yield{key: r.key, grant: r.grant})
+		c.restLocked(e, false, now)
+	case e.state == owned && e.grant == r.grant:
+		out = append(out, c.forgetLocked(e))
+		c.restLocked(e, true, now)
+	case e.state == owned && e.grant > r.grant:
+		// Old news of an earlier grant.
+	default:
+		if e.state == owned {
+			c.dropLocked(e) // our grant must have ended before that claim was made
+		}
+		out = c.disownLocked(r.key, r.grant)
+		c.restLocked(c.entryLocked(r.key), false, now)
+	}
+	return out
+}
+
+// created takes in that a claim of ours was made. Unless a reply has told or
+// will tell, it is a claim whose reply was lost.
+//
+// Invariant: I9.
+func (c *cache) created(r claimRecord) []yield {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entries.get(r.key)
+	switch {
+	case e == nil:
+	case e.state == claiming && e.claim.spoiled:
+		return []yield{{key: r.key, grant: r.grant}}
+	case e.state == claiming:
+		e.claim.created = max(e.claim.created, r.grant)
+		return nil
+	case e.state == owned && e.grant >= r.grant:
+		return nil
+	case e.state == owned:
+		c.dropLocked(e) // our grant must have ended before that claim was made
+	}
+	return c.disownLocked(r.key, r.grant)
+}
+
+// deleted takes in that the claim of key was deleted at revision rev. If we
+// relied on it, it returns the lease on which it hung.
+//
+// Invariant: I9. A DELETE counts above the grant only.
+func (c *cache) deleted(key string, rev int64) (lost *lease) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entries.get(key)
+	if e == nil {
+		return nil
+	}
+	switch {
+	case e.state == claiming:
+		e.claim.deleted = max(e.claim.deleted, rev)
+	case e.state == owned && e.grant < rev:
+		lost = e.lease
+		c.dropLocked(e)
+	case !e.foreign.IsZero():
+		e.foreign = time.Time{}
+		c.tidyLocked(e)
+	}
+	return lost
+}
+
+// reconcile takes in a listing of all claims at revision rev: grants that it
+// lacks are dropped, claims of ours that it has and we do not are yielded, and
+// REVOKEs in it are answered.
+//
+// Invariant: I14.
+func (c *cache) reconcile(listing []claimRecord, rev int64, ours func(claimRecord) bool, now time.Time) (out []yield) {
+	listed := make(map[string]int64, len(listing))
+	for _, r := range listing {
+		listed[r.key] = r.grant
+	}
+	c.mu.Lock()
+	c.entries.each(func(e *entry) {
+		switch {
+		case e.state == claiming:
+			e.claim.spoiled = true
+		case e.state == owned && e.grant <= rev && listed[e.key] != e.grant:
+			c.dropLocked(e)
+		}
+	})
+	c.mu.Unlock()
+	for _, r := range listing {
+		switch {
+		case r.revoked:
+			out = append(out, c.revoked(r, ours(r), now)...)
+		case ours(r):
+			out = append(out, c.created(r)...)
+		}
+	}
+	return out
+}
+
+// dropLease forgets every key whose claim hangs on l, which is over; with a
+// nil l, every key. The claims go with their leases.
+func (c *cache) dropLease(l *lease) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.entries.each(func(e *entry) {
+		switch {
+		case l != nil && e.lease != l:
+		case e.state == claiming:
+			e.claim.spoiled = true
+		case e.state == owned:
+			c.dropLocked(e)
+		}
+	})
+}
