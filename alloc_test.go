@@ -27,8 +27,8 @@ func TestHitAllocations(t *testing.T) {
 		op     func() error
 		budget float64
 	}{
-		{"read", get, 2},
-		{"transaction, with its arguments", txn, 36},
+		{"read", get, 1},
+		{"transaction, with its arguments", txn, 20},
 	} {
 		n := testing.AllocsPerRun(1000, func() {
 			if err := tt.op(); err != nil {

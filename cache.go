@@ -3,7 +3,6 @@ package leasing
 import (
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -59,22 +58,17 @@ type entry struct {
 	snap  atomic.Pointer[snapshot]
 	reads atomic.Uint32 // local reads under this grant, counted up to payoff; and recent
 
-	state  state
-	claim  *claim // claiming
-	grant  int64  // owned, yielding; 0 while yielding if it was never told
-	lease  *lease // the lease that a claim of ours hangs on or may do so
-	writes int    // unsettled writes of ours that cover the key
+	state state
+	lost  bool // one of the unsettled writes could not be read back
+	aging bool // in cache.aging
 
-	// While writes are unsettled: what will be published when the last of them
-	// settles, and whether one of them could not be read back.
-	known *snapshot
-	lost  bool
-
-	until   time.Time     // not to be claimed before: it rests
-	foreign time.Time     // nor before this, unless somebody else's claim is seen to go
-	rest    time.Duration // the latest rest
-	aging   bool          // in cache.aging
-	slot    int           // its place in cache.owning, from 1 on; 0 if it is not there
+	claim  *claim    // claiming
+	grant  int64     // owned, yielding; 0 while yielding if it was never told
+	lease  *lease    // the lease that a claim of ours hangs on or may do so
+	known  *snapshot // what will be published when the last unsettled write settles
+	writes int32     // unsettled writes of ours that cover the key
+	slot   int32     // its place in cache.owning, from 1 on; 0 if it is not there
+	pause  *pause    // nil if it may be claimed at any time
 }
 
 // snapshot is what etcd said of one key at revision rev. It never changes.
@@ -83,21 +77,32 @@ type entry struct {
 type snapshot struct {
 	lease   *lease // the claim's; the snapshot may be used while it is live
 	rev     int64
-	present bool
 	create  int64
 	mod     int64
-	version int64
+	version int64 // 0 if the key does not exist
 	value   []byte
+
+	small [smallValue]byte // holds the value, if there is room for it
 }
+
+// smallValue is how long a value may be to be in the snapshot itself: its
+// readers look in one place less.
+const smallValue = 32
+
+func (s *snapshot) present() bool { return s.version > 0 }
 
 func newSnapshot(kv *mvccpb.KeyValue, rev int64, l *lease) *snapshot {
 	if kv == nil {
 		return &snapshot{lease: l, rev: rev}
 	}
-	return &snapshot{
-		lease: l, rev: rev, present: true,
+	s := &snapshot{
+		lease: l, rev: rev,
 		create: kv.CreateRevision, mod: kv.ModRevision, version: kv.Version, value: kv.Value,
 	}
+	if len(s.value) <= len(s.small) {
+		s.value = append(s.small[:0], s.value...)
+	}
+	return s
 }
 
 // yield is a claim that is to be deleted. The key has been forgotten already.
@@ -117,10 +122,33 @@ func newCache(limit int) *cache { return &cache{entries: newIndex(), limit: limi
 //
 // Invariant: I1.
 func (c *cache) lookup(key string) *snapshot {
-	e := c.entries.get(key)
-	if e == nil {
-		return nil
+	if e := c.entries.get(key); e != nil {
+		return e.look()
 	}
+	return nil
+}
+
+// sight is what lookup returns, with a way to tell whether it has changed.
+type sight struct {
+	*snapshot
+	of *entry
+}
+
+// sight is lookup for a reader of several keys; without a snapshot if there is
+// nothing to tell.
+func (c *cache) sight(key []byte) sight {
+	if e := c.entries.getBytes(key); e != nil {
+		return sight{e.look(), e}
+	}
+	return sight{}
+}
+
+// unchanged reports whether the key is still as it was seen. An entry that has
+// left the index has no snapshot.
+func (s sight) unchanged() bool { return s.of.snap.Load() == s.snapshot }
+
+// look returns what readers may be told, and counts them.
+func (e *entry) look() *snapshot {
 	s := e.snap.Load()
 	if s != nil {
 		// Counts roughly and only up to payoff, so that a hot key's readers do

@@ -45,7 +45,7 @@ func (c *cache) join(key string, now time.Time) (cl *claim, begun, share bool) {
 		if e.state == claiming {
 			return e.claim, false, !e.claim.sent
 		}
-		if !c.claimableLocked(e, now) {
+		if !e.claimableLocked(now) {
 			return nil, false, false
 		}
 	}
@@ -120,9 +120,10 @@ func (c *cache) settleClaim(cl *claim, r claimReply, now time.Time) (out []yield
 		c.idleLocked(e)
 		return c.disownLocked(r.other.key, r.other.grant)
 	case r.other != nil:
-		e.foreign = now.Add(foreignPause)
+		e.heldLocked(r.other.grant, now)
 	case r.denied, r.hdr != nil: // refused; or the key carries a lease of its own
-		e.until = later(e.until, now.Add(deniedPause))
+		p := e.pauseLocked(now)
+		p.until = later(p.until, now.Add(deniedPause))
 	}
 	c.idleLocked(e)
 	if cl.created > cl.deleted {

@@ -275,7 +275,8 @@ func (w *walk) sendYield(y yield) {
 			w.etcd.rev++
 			w.etcd.unclaim(y.key)
 		}
-		return func() { w.c.yielded(y) }
+		rev := w.etcd.rev
+		return func() { w.c.yielded(y, rev) }
 	}, func() { w.sendYield(y) })
 }
 
@@ -542,7 +543,7 @@ func (w *walk) check() {
 }
 
 func sameAs(s *snapshot, kv *mvccpb.KeyValue) bool {
-	return s.present == (kv != nil) && bytes.Equal(s.value, kv.GetValue()) &&
+	return s.present() == (kv != nil) && bytes.Equal(s.value, kv.GetValue()) &&
 		s.mod == kv.GetModRevision() && s.create == kv.GetCreateRevision() && s.version == kv.GetVersion()
 }
 

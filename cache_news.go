@@ -6,11 +6,12 @@ import (
 
 // The news that the cache takes in: of claims, ours and others', and of leases.
 
-// yielded confirms that the claim of y is gone.
-func (c *cache) yielded(y yield) {
+// yielded confirms that the claim of y is gone, at revision rev at the latest.
+func (c *cache) yielded(y yield, rev int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.entries.get(y.key); e != nil && e.state == yielding && e.grant == y.grant {
+		e.freedLocked(rev)
 		c.idleLocked(e)
 	}
 }
@@ -47,6 +48,7 @@ func (c *cache) revoked(r claimRecord, ours bool, now time.Time) (out []yield) {
 			c.dropLocked(e)
 			e = c.entryLocked(r.key)
 		}
+		e.heldLocked(r.grant, now)
 		c.restLocked(e, false, now)
 	case e.state == claiming:
 		// It has overtaken the reply of the claim, or is older than the claim.
@@ -102,15 +104,15 @@ func (c *cache) deleted(key string, rev int64) (lost *lease) {
 	if e == nil {
 		return nil
 	}
+	e.goneLocked(rev)
 	switch {
 	case e.state == claiming:
 		e.claim.deleted = max(e.claim.deleted, rev)
 	case e.state == owned && e.grant < rev:
 		lost = e.lease
 		c.dropLocked(e)
-	case !e.foreign.IsZero():
-		e.foreign = time.Time{}
-		c.tidyLocked(e)
+	case e.state == yielding && e.grant < rev:
+		e.freedLocked(rev)
 	}
 	return lost
 }
@@ -133,6 +135,9 @@ func (c *cache) reconcile(listing []claimRecord, rev int64, ours func(claimRecor
 		case e.state == owned && e.grant <= rev && listed[e.key] != e.grant:
 			c.dropLocked(e)
 		}
+		if listed[e.key] == 0 {
+			e.goneLocked(rev)
+		}
 	})
 	c.mu.Unlock()
 	for _, r := range listing {
@@ -141,6 +146,8 @@ func (c *cache) reconcile(listing []claimRecord, rev int64, ours func(claimRecor
 			out = append(out, c.revoked(r, ours(r), now)...)
 		case ours(r):
 			out = append(out, c.created(r)...)
+		default:
+			c.taken(r, now)
 		}
 	}
 	return out

@@ -6,9 +6,29 @@ import (
 
 // When the cache lets a key be claimed again.
 
+// pause says when a key may be claimed again. It belongs to an entry.
+type pause struct {
+	until  time.Time     // it rests
+	length time.Duration // of the latest rest, had it not been cut short
+	rested time.Time     // when the latest rest ended that was not
+	cut    bool          // the latest rest was
+
+	// Whether the rest may be cut short: when the key is seen to have been written
+	// after revision freed, at which its claim was gone or we wrote it ourselves;
+	// 0 if it is not known to be gone.
+	brief bool
+	freed int64
+
+	// Somebody else's claim that is there, as far as is known: its grant, or 0,
+	// and until when that is believed.
+	holder  int64
+	foreign time.Time
+}
+
 const (
-	// A grant under which so many reads were served locally has paid, if it was
-	// not asked back before so many times the length of the rest before it.
+	// A grant under which so many reads were served locally has paid. A rest has
+	// been long enough if the key was not asked back before so many times its
+	// length.
 	payoff      = 8
 	payoffRests = 2
 
@@ -17,22 +37,39 @@ const (
 
 	restMin = 250 * time.Millisecond
 	restMax = 8 * time.Second
+	// wholeRests is for how many times its length a rest that was not cut short
+	// allows others to be.
+	wholeRests = 20
 	// foreignPause is how long a key that somebody else holds is read plainly,
 	// unless its claim is seen to go before that.
-	foreignPause = 2 * time.Second
+	foreignPause = time.Minute
 	// deniedPause is the same for a key whose claim was refused.
 	deniedPause = 10 * time.Second
 
-	// maxAging bounds the idle entries that are kept for the sake of their rest.
+	// maxAging bounds the idle entries that are kept for the sake of their pause.
 	maxAging = 1 << 16
 )
+
+// pauseLocked returns the pause of e, made if there is none.
+func (e *entry) pauseLocked(now time.Time) *pause {
+	if e.pause == nil {
+		e.pause = &pause{until: now}
+	}
+	return e.pause
+}
+
+// claimableLocked reports whether the key of e may be claimed at now.
+func (e *entry) claimableLocked(now time.Time) bool {
+	return e.state == idle && e.writes == 0 &&
+		(e.pause == nil || !now.Before(e.pause.until) && !now.Before(e.pause.foreign))
+}
 
 // tidyLocked removes e from the index if it says nothing, or lets it age if it
 // says only when its key may be claimed again.
 func (c *cache) tidyLocked(e *entry) {
 	switch {
 	case e.state != idle || e.writes > 0 || e.aging:
-	case e.until.IsZero() && e.foreign.IsZero():
+	case e.pause == nil:
 		c.entries.remove(e)
 	default:
 		e.aging = true
@@ -48,7 +85,7 @@ func (c *cache) ageLocked(now time.Time) {
 			return
 		}
 		e := c.aging[0]
-		if len(c.aging) <= maxAging && (now.Before(e.until.Add(restMax)) || now.Before(e.foreign)) {
+		if len(c.aging) <= maxAging && (now.Before(e.pause.until.Add(restMax)) || now.Before(e.pause.foreign)) {
 			return
 		}
 		c.aging = c.aging[1:]
@@ -59,24 +96,38 @@ func (c *cache) ageLocked(now time.Time) {
 	}
 }
 
-// restLocked starts the rest of a key that was asked back. The rest of a key of
-// ours doubles while ownership does not pay; any other rests for a while. To
-// pay, it must have been read, and not have been asked back soon after its rest:
-// else readers who take it at once would starve a writer who needs longer than
-// that rest. For the same reason it doubles if another who took it was asked so
-// soon: with many readers, the writer would have to wait for each in turn.
+// restLocked starts the rest of a key that was asked back.
+//
+// The rest of a key of ours doubles while ownership does not pay; any other
+// rests for a while. To pay, it must have been read, and not have been asked
+// back soon after its rest: else readers who take it at once would starve a
+// writer who needs longer than that rest. For the same reason it doubles if
+// another who took it was asked so soon: with many readers, the writer would
+// have to wait for each in turn.
+//
+// The rest of a key that has been read enough may be cut short: see written.
+// Then a writer who is far away may be overtaken by others again and again. So
+// that happens only for a time after a rest that was not cut, and such a rest is
+// what the next ones are judged by.
 func (c *cache) restLocked(e *entry, wasOurs bool, now time.Time) {
-	switch {
-	case !wasOurs && now.Sub(e.until) >= payoffRests*e.rest:
-		e.rest = max(e.rest, restMin)
-	case !wasOurs && now.Before(e.until): // it rests as it is
-	case e.reads.Load()&^recent >= payoff && now.Sub(e.until) >= payoffRests*e.rest:
-		e.rest = restMin
-	default:
-		e.rest = min(max(2*e.rest, restMin), restMax)
-	}
+	p := e.pauseLocked(now)
+	paid := wasOurs && e.reads.Load()&^recent >= payoff
 	e.reads.Store(0)
-	e.until = later(e.until, now.Add(e.rest))
+	if wasOurs || !now.Before(p.until) { // else it rests as it is
+		if !p.cut {
+			p.rested = p.until
+		}
+		switch soon := now.Sub(p.rested) < payoffRests*p.length; {
+		case wasOurs && !paid, !p.cut && soon:
+			p.length = min(max(2*p.length, restMin), restMax)
+		case !p.cut && wasOurs:
+			p.length = restMin
+		default:
+			p.length = max(p.length, restMin)
+		}
+		p.until = later(p.until, now.Add(p.length))
+		p.cut, p.brief, p.freed = false, paid && now.Before(p.rested.Add(wholeRests*p.length)), 0
+	}
 	c.tidyLocked(e)
 	c.ageLocked(now)
 }
@@ -88,7 +139,52 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// claimableLocked reports whether the key of e may be claimed at now.
-func (c *cache) claimableLocked(e *entry, now time.Time) bool {
-	return e.state == idle && e.writes == 0 && !now.Before(e.until) && !now.Before(e.foreign)
+// written takes in that key was last written at revision mod, as a read from
+// etcd says. If that was after it was given back, whoever asked for it has had
+// his turn, and a brief rest is over.
+func (c *cache) written(key string, mod int64, now time.Time) {
+	if c.entries.get(key) == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entries.get(key)
+	if e == nil || e.pause == nil {
+		return
+	}
+	if p := e.pause; p.brief && p.freed > 0 && mod > p.freed && now.Before(p.until) {
+		p.until, p.cut = now, true
+	}
+}
+
+// freedLocked notes that the claim of e was gone, or that we wrote its key, at
+// revision rev.
+func (e *entry) freedLocked(rev int64) {
+	if e.pause != nil {
+		e.pause.freed = max(e.pause.freed, rev)
+	}
+}
+
+// taken takes in that the claim r of somebody else's is there.
+func (c *cache) taken(r claimRecord, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entryLocked(r.key)
+	e.heldLocked(r.grant, now)
+	c.tidyLocked(e)
+	c.ageLocked(now)
+}
+
+func (e *entry) heldLocked(grant int64, now time.Time) {
+	if p := e.pauseLocked(now); grant >= p.holder {
+		p.holder, p.foreign = grant, now.Add(foreignPause)
+	}
+}
+
+// goneLocked takes in that the claim of somebody else's under grant, or an older
+// one, is gone.
+func (e *entry) goneLocked(grant int64) {
+	if p := e.pause; p != nil && p.holder <= grant {
+		p.holder, p.foreign = 0, time.Time{}
+	}
 }

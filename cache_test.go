@@ -335,7 +335,7 @@ func TestI8LateReplyIsDropped(t *testing.T) {
 		"somebody else holds it by now": `
 			revoked k@9 theirs
 			granted C @5 v@3
-			state k                 => idle rests=250ms`,
+			state k                 => idle rests=250ms foreign=1m0s`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := run(t, `
@@ -467,7 +467,7 @@ func TestI9EveryRevokeOfAClaimOfOursIsAnswered(t *testing.T) {
 func TestI9RevokeOfSomebodyElsesClaimIsLeftToThem(t *testing.T) {
 	run(t, `
 		revoked k@5 theirs
-		state k                 => idle rests=250ms
+		state k                 => idle rests=250ms foreign=1m0s
 	`)
 }
 
@@ -583,10 +583,10 @@ func TestI14ReconcileDropsWhatTheListingLacks(t *testing.T) {
 		state a                 => none      # its claim is gone
 		read b                  => v@3 5     # still there
 		state c                 => yielding@9    # another of ours: not adopted
-		state d                 => none      # somebody else has it
+		state d                 => idle foreign=1m0s    # somebody else has it
 		read e                  => v@3 21    # younger than the listing
 		state j                 => yielding@4    # of ours, not remembered
-		state x                 => none
+		state x                 => idle foreign=1m0s
 		claims L1               => 2
 	`)
 }
@@ -597,7 +597,7 @@ func TestI14ReconcileAnswersRevokes(t *testing.T) {
 		state a                 => yielding@3 rests=250ms
 		read b                  => v@3 5
 		state j                 => yielding@4 rests=250ms
-		state x                 => idle rests=250ms
+		state x                 => idle rests=250ms foreign=1m0s
 	`)
 }
 
@@ -667,16 +667,17 @@ func TestRestDoublesWhileOwnershipDoesNotPay(t *testing.T) {
 	s.play(fmt.Sprintf("revoked k@100 ours => yield k@100 \n yielded k@100 \n state k => idle rests=%v", restMin))
 }
 
+// read is payoff reads of k under a grant.
+func readEnough(grant int64) string {
+	return strings.Repeat(fmt.Sprintf("read k => v@3 %d \n", grant), payoff)
+}
+
 // Readers who take a key again as soon as it has rested do not make it pay.
 func TestRestDoublesWhileTheKeyIsAskedForAtOnce(t *testing.T) {
 	s := newScript(t)
 	play := func(grant int64, lasts, rest time.Duration) {
 		s.t.Helper()
-		s.play(owning("k", grant))
-		for range payoff {
-			s.play("read k => v@3 " + fmt.Sprint(grant))
-		}
-		s.play(fmt.Sprintf(`
+		s.play(owning("k", grant) + readEnough(grant) + fmt.Sprintf(`
 			wait %v
 			revoked k@%d ours => yield k@%d
 			yielded k@%d
@@ -687,6 +688,92 @@ func TestRestDoublesWhileTheKeyIsAskedForAtOnce(t *testing.T) {
 	play(6, payoffRests*restMin-1, 2*restMin)
 	play(7, payoffRests*2*restMin-1, 4*restMin)
 	play(8, payoffRests*4*restMin, restMin)
+}
+
+// Once a key that was read enough is seen to have been written, its rest is over.
+func TestRestIsCutShortWhenTheKeyIsWritten(t *testing.T) {
+	for name, story := range map[string]string{
+		"by whoever asked for it": readEnough(5) + `
+			revoked k@5 ours        => yield k@5
+			written k @9            # before it is known when the claim went
+			join C k                => no
+			yielded k@5 @8
+			written k @8            # not after that
+			join C k                => no
+			written k @9
+			join C k                => begun sharing`,
+		"the watch is quicker": readEnough(5) + `
+			revoked k@5 ours        => yield k@5
+			deleted k @8
+			yielded k@5
+			written k @9
+			join C k                => begun sharing`,
+		"not by ourselves": readEnough(5) + `
+			revoked k@5 ours        => yield k@5
+			yielded k@5 @8
+			begin W k               => k@0
+			applied W @9
+			written k @9
+			join C k                => no
+			written k @10
+			join C k                => begun sharing`,
+		"not if it was hardly read": `
+			revoked k@5 ours        => yield k@5
+			yielded k@5 @8
+			written k @9
+			join C k                => no`,
+		"not if it was somebody else's": `
+			revoked x@5 theirs
+			deleted x @8
+			written x @9
+			join C x                => no`,
+	} {
+		t.Run(name, func(t *testing.T) { run(t, owning("k", 5)+story) })
+	}
+}
+
+// A writer who is overtaken again and again gets a whole rest now and then, and
+// longer ones if these do not help.
+func TestRestIsNotAlwaysCutShort(t *testing.T) {
+	s := newScript(t)
+	grant := int64(5)
+	// cycle is a grant that is asked back after a while, and whose rest may be cut.
+	cycle := func(lasts time.Duration, claimable string) {
+		s.t.Helper()
+		s.play(owning("k", grant) + readEnough(grant) + fmt.Sprintf(`
+			wait %v
+			revoked k@%d ours => yield k@%d
+			yielded k@%d @%d
+			written k @%d
+			join C%d k => %s`, lasts, grant, grant, grant, grant+1, grant+2, grant, claimable))
+		if claimable != "no" {
+			s.play(fmt.Sprintf("unsent C%d", grant))
+		}
+		grant += 10
+	}
+	rest := func(want time.Duration) {
+		s.t.Helper()
+		s.play(fmt.Sprintf("state k => idle rests=%v \n wait %v", want, want))
+	}
+	const free = "begun sharing"
+	cycle(0, free)
+	for range 4 {
+		cycle(time.Second, free)
+	}
+	cycle(time.Second, "no")
+	rest(restMin)
+	cycle(payoffRests*restMin-1, free) // asked for at once: the next whole one is longer
+	for range 4 {
+		cycle(2*time.Second, free)
+	}
+	cycle(2*time.Second, "no")
+	rest(2 * restMin)
+	cycle(payoffRests*2*restMin, free) // that was enough
+	for range 3 {
+		cycle(time.Second, free)
+	}
+	cycle(time.Second, "no")
+	rest(restMin)
 }
 
 func TestRestIsForgottenAfterAWhile(t *testing.T) {
@@ -771,7 +858,7 @@ func TestForeignKeyIsReadPlainlyUntilItsClaimGoes(t *testing.T) {
 		refused C @6 v@3 k@5 theirs
 		facts C                 => v@3 6     # good enough for its readers
 		claims L1               => 0
-		state k                 => idle foreign=2s
+		state k                 => idle foreign=1m0s
 		join D k                => no
 	`
 	run(t, story+`
@@ -779,10 +866,30 @@ func TestForeignKeyIsReadPlainlyUntilItsClaimGoes(t *testing.T) {
 		join D k                => begun sharing
 	`)
 	run(t, story+`
-		wait 1999ms
+		wait 59999ms
 		join D k                => no
 		wait 1ms
 		join D k                => begun sharing
+	`)
+	run(t, story+`
+		reconcile @9            # the watch had a gap, in which the claim went
+		join D k                => begun sharing
+	`)
+}
+
+// What the watch tells of others' claims spares the reads that would find out.
+func TestClaimsOfOthersAreLearnt(t *testing.T) {
+	run(t, `
+		taken k@5 theirs
+		state k                 => idle foreign=1m0s
+		join C k                => no
+		deleted k @4            # of an earlier claim
+		join C k                => no
+		taken k@7 theirs        # they have taken it again
+		deleted k @6
+		join C k                => no
+		deleted k @8
+		join C k                => begun sharing
 	`)
 }
 

@@ -66,19 +66,29 @@ func (l layout) spare(r keyRange) []keyRange {
 // lease of its own: such a key can vanish without anybody's consent. Either
 // way it reads the key; if it is refused, it reads the claim in the way too.
 func (l layout) claimOp(key string, lease clientv3.LeaseID) clientv3.Op {
-	return clientv3.OpTxn(
-		[]clientv3.Cmp{
-			l.holds(key, 0),
-			clientv3.Compare(clientv3.LeaseValue(key), "=", 0),
-		},
-		[]clientv3.Op{
-			clientv3.OpGet(key),
-			clientv3.OpPut(l.claimKey(key), "", clientv3.WithLease(lease)),
-		},
-		[]clientv3.Op{
-			clientv3.OpGet(key),
-			clientv3.OpGet(l.claimKey(key)),
-		})
+	return clientv3.OpTxn(l.free(nil, key), l.take(nil, key, lease), []clientv3.Op{
+		clientv3.OpGet(key),
+		clientv3.OpGet(l.claimKey(key)),
+	})
+}
+
+// claimAllOp claims all of keys for lease, or none of them.
+func (l layout) claimAllOp(keys []string, lease clientv3.LeaseID) clientv3.Op {
+	cmps, ops := make([]clientv3.Cmp, 0, 2*len(keys)), make([]clientv3.Op, 0, 2*len(keys))
+	for _, key := range keys {
+		cmps, ops = l.free(cmps, key), l.take(ops, key, lease)
+	}
+	return clientv3.OpTxn(cmps, ops, nil)
+}
+
+// free appends the guards of a claim of key.
+func (l layout) free(cmps []clientv3.Cmp, key string) []clientv3.Cmp {
+	return append(cmps, l.holds(key, 0), clientv3.Compare(clientv3.LeaseValue(key), "=", 0))
+}
+
+// take appends what a claim of key does.
+func (l layout) take(ops []clientv3.Op, key string, lease clientv3.LeaseID) []clientv3.Op {
+	return append(ops, clientv3.OpGet(key), clientv3.OpPut(l.claimKey(key), "", clientv3.WithLease(lease)))
 }
 
 // beaconOp claims the empty key, which nobody can want, for lease: an event for
@@ -102,14 +112,12 @@ func (l layout) revokeOp(key string, grant int64) clientv3.Op {
 		[]clientv3.Op{clientv3.OpGet(claim)})
 }
 
-// revokeAnyOp is revokeOp for whoever holds key.
+// revokeAnyOp is revokeOp for whoever holds key. The value of a claim that is not
+// there equals nothing.
 func (l layout) revokeAnyOp(key string) clientv3.Op {
 	claim := l.claimKey(key)
 	return clientv3.OpTxn(
-		[]clientv3.Cmp{
-			clientv3.Compare(clientv3.CreateRevision(claim), ">", 0),
-			clientv3.Compare(clientv3.Value(claim), "=", ""),
-		},
+		[]clientv3.Cmp{clientv3.Compare(clientv3.Value(claim), "=", "")},
 		[]clientv3.Op{clientv3.OpPut(claim, revokeValue, clientv3.WithIgnoreLease())},
 		nil)
 }

@@ -59,8 +59,16 @@ func TestWireFormat(t *testing.T) {
 			compare { key: "leasing/k" target: VALUE value: "" }
 			success { request_put { key: "leasing/k" value: "REVOKE" ignore_lease: true } }
 			failure { request_range { key: "leasing/k" } }`},
+		{"claim all or none", l.claimAllOp([]string{"j", "k"}, 7), `
+			compare { key: "leasing/j" target: CREATE create_revision: 0 }
+			compare { key: "j" target: LEASE lease: 0 }
+			compare { key: "leasing/k" target: CREATE create_revision: 0 }
+			compare { key: "k" target: LEASE lease: 0 }
+			success { request_range { key: "j" } }
+			success { request_put { key: "leasing/j" lease: 7 } }
+			success { request_range { key: "k" } }
+			success { request_put { key: "leasing/k" lease: 7 } }`},
 		{"revoke whoever has it", l.revokeAnyOp("k"), `
-			compare { key: "leasing/k" target: CREATE result: GREATER create_revision: 0 }
 			compare { key: "leasing/k" target: VALUE value: "" }
 			success { request_put { key: "leasing/k" value: "REVOKE" ignore_lease: true } }`},
 		{"yield", l.yieldOp(yield{key: "k", grant: 5}), `

@@ -1,7 +1,9 @@
 package leasing
 
 import (
+	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -33,7 +35,7 @@ func (s *session) mayClaim(now time.Time) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	stuck := !s.sending.IsZero() && now.Sub(s.sending) >= patience
+	stuck := slices.ContainsFunc(s.sending[:], func(sent time.Time) bool { return !sent.IsZero() && now.Sub(sent) >= patience })
 	return s.ears && !s.ended && len(s.leases) > 0 && !now.Before(s.hold) && !stuck
 }
 
@@ -70,11 +72,20 @@ func (s *session) room(now time.Time) (best *lease, n int) {
 	return best, n
 }
 
-// claimLoop sends claims, those that come while one batch is under way
-// together in the next.
-func (s *session) claimLoop() {
+// claimLoop sends claims, those that come while one batch is under way together
+// in the next. It is the i-th of its kind.
+func (s *session) claimLoop(i int) {
+	free := true // the latest batch found every key unclaimed
 	for s.claims.wait(s.ctx) {
-		for batch := s.claims.take(s.maxBatch); len(batch) > 0; batch = s.claims.take(s.maxBatch) {
+		for {
+			most := s.maxBatch
+			if free {
+				most = s.maxAll
+			}
+			batch := s.claims.gather(most)
+			if len(batch) == 0 {
+				break
+			}
 			for len(batch) > 0 {
 				l, n := s.room(time.Now())
 				n = min(n, len(batch))
@@ -82,51 +93,86 @@ func (s *session) claimLoop() {
 					s.settleClaims(batch, nil, claimReply{outcome: refused})
 					break
 				}
-				s.sendClaims(batch[:n], l)
+				s.setSending(i, time.Now())
+				free = s.sendClaims(batch[:n], l, free)
+				s.setSending(i, time.Time{})
 				batch = batch[n:]
 			}
 		}
 	}
 }
 
-// sendClaims sends claims under l and settles them. If etcd refuses them, one of
-// them is at fault, and none of the others shall suffer for it: they are sent
-// again one by one. Once an outcome is unknown, nothing more is sent.
+// sendClaims sends claims under l and settles them, and reports whether every key
+// was unclaimed. If that is expected, it tries to claim all or none, which costs
+// etcd less. If etcd refuses them, one of them is at fault, and none of the others
+// shall suffer for it: they are sent again one by one. Once an outcome is unknown,
+// nothing more is sent.
 //
 // Invariant: I3. Only what was refused is sent again.
-func (s *session) sendClaims(batch []*claim, l *lease) {
+func (s *session) sendClaims(batch []*claim, l *lease, expected bool) (free bool) {
 	s.cache.send(batch, l)
-	s.setSending(time.Now())
-	defer s.setSending(time.Time{})
-	for n := len(batch); len(batch) > 0; n = 1 {
+	free = true
+	n, all := len(batch), expected && len(batch) > 1
+	for len(batch) > 0 {
 		part := batch[:n]
-		resp, err := s.batch(callTimeout, n, func(i int) clientv3.Op { return s.layout.claimOp(part[i].key, l.id) })
+		resp, err := s.requestClaims(part, l, all)
 		switch {
+		case err == nil && resp == nil: // somebody has one of the keys
+			all, free = false, false
 		case err == nil:
 			s.holdClaims(nil)
 			s.settleClaims(part, resp, claimReply{})
+			for _, t := range resp.txns {
+				free = free && t.Succeeded
+			}
 			batch = batch[n:]
 		case errors.Is(err, rpctypes.ErrLeaseNotFound):
 			s.drop(l, "etcd no longer has it")
 			s.settleClaims(batch, nil, claimReply{outcome: refused})
-			return
+			return free
 		case outcomeOf(err) == unknown:
 			s.holdClaims(err)
 			s.settleClaims(part, nil, claimReply{outcome: unknown})
 			s.settleClaims(batch[n:], nil, claimReply{outcome: refused})
-			return
+			return free
 		case n == 1:
 			s.denied(part[0].key, err)
 			s.settleClaims(part, nil, claimReply{outcome: refused, denied: true})
 			batch = batch[n:]
+		default:
+			n, all = 1, false
 		}
 	}
+	return free
 }
 
-func (s *session) setSending(t time.Time) {
+// requestClaims sends claims, each for itself, or all or none. There is no reply
+// if it was none.
+func (s *session) requestClaims(claims []*claim, l *lease, all bool) (*batchReply, error) {
+	if !all {
+		return s.batch(callTimeout, len(claims), func(i int) clientv3.Op { return s.layout.claimOp(claims[i].key, l.id) })
+	}
+	keys := make([]string, len(claims))
+	for i, cl := range claims {
+		keys[i] = cl.key
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, callTimeout)
+	defer cancel()
+	resp, err := s.kv.Do(ctx, s.layout.claimAllOp(keys, l.id))
+	if err != nil || !resp.Txn().Succeeded {
+		return nil, err
+	}
+	r := &batchReply{header: resp.Txn().Header, txns: make([]*etcdserverpb.TxnResponse, len(keys))}
+	for i := range keys {
+		r.txns[i] = &etcdserverpb.TxnResponse{Succeeded: true, Responses: resp.Txn().Responses[2*i : 2*i+2]}
+	}
+	return r, nil
+}
+
+func (s *session) setSending(i int, t time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.sending = t
+	s.sending[i] = t
 }
 
 // denied logs that etcd refused a claim: the first time for lack of rights at

@@ -13,7 +13,7 @@ type clock struct {
 
 func (c *clock) add(e *entry) {
 	c.ring = append(c.ring, e)
-	e.slot = len(c.ring)
+	e.slot = int32(len(c.ring))
 }
 
 // remove takes e out, if it is there. The last one takes its place.

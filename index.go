@@ -27,10 +27,17 @@ func newIndex() *index {
 }
 
 func (x *index) get(key string) *entry {
-	h := maphash.String(x.seed, key)
+	return find(x, maphash.String(x.seed, key), key)
+}
+
+func (x *index) getBytes(key []byte) *entry {
+	return find(x, maphash.Bytes(x.seed, key), key)
+}
+
+func find[K string | []byte](x *index, h uint64, key K) *entry {
 	t := *x.table.Load()
 	for e := t[h&uint64(len(t)-1)].Load(); e != nil; e = e.next.Load() {
-		if e.hash == h && e.key == key {
+		if e.hash == h && e.key == string(key) {
 			return e
 		}
 	}

@@ -100,6 +100,8 @@ type KV struct {
 	cache   *cache
 	session *session
 
+	strangers strangers
+
 	closeOnce sync.Once
 	closing   chan struct{} // closed when Close begins
 }
@@ -141,7 +143,8 @@ func open(ctx context.Context, cl *clientv3.Client, cfg Config, in handedIn) (*K
 	}
 	kv.session = &session{
 		kv: cl.KV, watcher: cl.Watcher, lessor: cl.Lease,
-		cache: kv.cache, layout: kv.layout, log: log, maxBatch: min(maxBatch, cfg.MaxTxnOps-2),
+		cache: kv.cache, layout: kv.layout, log: log,
+		maxBatch: min(maxBatch, cfg.MaxTxnOps-2), maxAll: cfg.MaxTxnOps / 2, // two comparisons and two operations each
 		ttl: int64((cfg.TTL + time.Second - 1) / time.Second), perLease: perLease,
 		handed: in.lease, life: in.life,
 	}
@@ -297,10 +300,10 @@ func (kv *KV) Txn(ctx context.Context) clientv3.Txn {
 // get reads: from memory, by claiming, or from etcd.
 func (kv *KV) get(ctx context.Context, op clientv3.Op) (*clientv3.GetResponse, error) {
 	key := string(op.KeyBytes())
-	if !isPoint(op) || kv.layout.reserved(key) {
+	if !isPoint(&op) || kv.layout.reserved(key) {
 		return kv.forward(ctx, op)
 	}
-	o := shapeOf(op)
+	o := shapeOf(&op)
 	if r := kv.serve(key, o); r != nil {
 		return r, nil
 	}
@@ -367,6 +370,9 @@ func (kv *KV) forward(ctx context.Context, op clientv3.Op) (*clientv3.GetRespons
 		return nil, err
 	}
 	kv.cache.observe(r.Get().Header)
+	if kvs := r.Get().Kvs; len(kvs) == 1 && isPoint(&op) {
+		kv.cache.written(string(op.KeyBytes()), kvs[0].ModRevision, time.Now())
+	}
 	return r.Get(), nil
 }
 

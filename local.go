@@ -20,15 +20,16 @@ func (kv *KV) evaluate(cmps []clientv3.Cmp, then, els []clientv3.Op) *clientv3.T
 	if len(cmps) == 0 && slices.ContainsFunc(then, func(op clientv3.Op) bool { return !op.IsGet() && !op.IsTxn() }) {
 		return nil
 	}
-	v := &localView{cache: kv.cache, rev: kv.cache.seen.Load()}
+	v := localView{cache: kv.cache, rev: kv.cache.seen.Load()}
+	ident := kv.cache.ident.Load()
 	r := v.txn(cmps, then, els)
-	if r == nil || kv.cache.ident.Load() == nil || !wellFormed(kv.layout, kv.maxOps, cmps, then, els) {
+	if r == nil || ident == nil || !wellFormed(kv.layout, kv.maxOps, cmps, then, els) {
 		return nil
 	}
 	if !v.unchanged() || !v.live(time.Now()) {
 		return nil
 	}
-	setHeader(r.Header, kv.cache.ident.Load(), v.rev)
+	setHeader(r.Header, ident, v.rev)
 	setRevisions(r.Responses, v.rev)
 	return (*clientv3.TxnResponse)(r)
 }
@@ -36,43 +37,64 @@ func (kv *KV) evaluate(cmps []clientv3.Cmp, then, els []clientv3.Op) *clientv3.T
 // localView is a consistent look at several owned keys.
 type localView struct {
 	cache *cache
-	keys  []string
-	snaps []*snapshot
 	rev   int64 // the reply's header revision
+
+	// What was seen, once for each time that a key was looked at: the first
+	// ones in memory that costs nothing.
+	few  [6]sight
+	n    int // how many of few
+	more []sight
 }
 
+// load returns what is known of key, or nil.
 func (v *localView) load(key []byte) *snapshot {
-	for i, k := range v.keys {
-		if k == string(key) {
-			return v.snaps[i]
-		}
+	s := v.cache.sight(key)
+	switch {
+	case s.snapshot == nil:
+		return nil
+	case v.n < len(v.few):
+		v.few[v.n] = s
+		v.n++
+	default:
+		v.more = append(v.more, s)
 	}
-	s := v.cache.lookup(string(key))
-	if s != nil {
-		v.keys, v.snaps = append(v.keys, string(key)), append(v.snaps, s)
-		v.rev = max(v.rev, s.rev)
-	}
-	return s
+	v.rev = max(v.rev, s.rev)
+	return s.snapshot
 }
 
 // unchanged reports whether all keys still are as they were loaded.
 func (v *localView) unchanged() bool {
-	for i, key := range v.keys {
-		if v.cache.lookup(key) != v.snaps[i] {
+	return all(v.few[:v.n], sight.unchanged) && all(v.more, sight.unchanged)
+}
+
+// live reports whether every lease that the keys depend on is live.
+func (v *localView) live(now time.Time) bool {
+	live := func(s sight) bool { return s.lease.live(now) }
+	return all(v.few[:v.n], live) && all(v.more, live)
+}
+
+func all(seen []sight, ok func(sight) bool) bool {
+	for _, s := range seen {
+		if !ok(s) {
 			return false
 		}
 	}
 	return true
 }
 
-// live reports whether every lease that the keys depend on is live.
-func (v *localView) live(now time.Time) bool {
-	for _, s := range v.snaps {
-		if !s.lease.live(now) {
-			return false
-		}
-	}
-	return true
+// txnReply is a reply to a transaction in one piece of memory, less the replies
+// to its operations.
+type txnReply struct {
+	resp etcdserverpb.TxnResponse
+	hdr  etcdserverpb.ResponseHeader
+	few  [4]*etcdserverpb.ResponseOp
+}
+
+// opReply is the reply to one get of a transaction.
+type opReply struct {
+	op   etcdserverpb.ResponseOp
+	wrap etcdserverpb.ResponseOp_ResponseRange
+	rangeReply
 }
 
 // txn decides and answers a transaction from the view. It is nil if something
@@ -80,7 +102,7 @@ func (v *localView) live(now time.Time) bool {
 //
 // Invariant: I11.
 func (v *localView) txn(cmps []clientv3.Cmp, then, els []clientv3.Op) *etcdserverpb.TxnResponse {
-	r := &etcdserverpb.TxnResponse{Header: &etcdserverpb.ResponseHeader{}, Succeeded: true}
+	succeeded := true
 	for i := range cmps {
 		c := cmps[i].GetCompare()
 		if len(c.RangeEnd) > 0 {
@@ -90,25 +112,28 @@ func (v *localView) txn(cmps []clientv3.Cmp, then, els []clientv3.Op) *etcdserve
 		if s == nil {
 			return nil
 		}
-		r.Succeeded = r.Succeeded && holds(c, s)
+		succeeded = succeeded && holds(c, s)
 	}
-	if !r.Succeeded {
+	if !succeeded {
 		then = els
 	}
-	for _, op := range then {
-		answer := v.answer(op)
-		if answer == nil {
+	r := new(txnReply)
+	r.resp.Header, r.resp.Succeeded = &r.hdr, succeeded
+	if len(then) > 0 {
+		r.resp.Responses = append(r.few[:0], make([]*etcdserverpb.ResponseOp, len(then))...)
+	}
+	for i := range then {
+		if r.resp.Responses[i] = v.answer(&then[i]); r.resp.Responses[i] == nil {
 			return nil
 		}
-		r.Responses = append(r.Responses, answer)
 	}
-	return r
+	return &r.resp
 }
 
-func (v *localView) answer(op clientv3.Op) *etcdserverpb.ResponseOp {
+func (v *localView) answer(op *clientv3.Op) *etcdserverpb.ResponseOp {
 	if op.IsTxn() {
-		if r := v.txn(op.Txn()); r != nil {
-			return &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponseTxn{ResponseTxn: r}}
+		if t := v.txn(op.Txn()); t != nil {
+			return &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponseTxn{ResponseTxn: t}}
 		}
 		return nil
 	}
@@ -119,8 +144,11 @@ func (v *localView) answer(op clientv3.Op) *etcdserverpb.ResponseOp {
 	if s == nil {
 		return nil
 	}
-	r := shapeOf(op).reply(string(op.KeyBytes()), s)
-	return &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponseRange{ResponseRange: &r.resp}}
+	r := new(opReply)
+	fill(&r.rangeReply, shapeOf(op), op.KeyBytes(), s)
+	r.wrap.ResponseRange = &r.resp
+	r.op.Response = &r.wrap
+	return &r.op
 }
 
 // setRevisions gives the inner replies the revision that the server would.
@@ -137,15 +165,15 @@ func setRevisions(resps []*etcdserverpb.ResponseOp, rev int64) {
 // wellFormed reports whether etcd would surely take the transaction, whichever
 // branches it takes. What is doubtful is left to etcd to judge.
 func wellFormed(l layout, maxOps int, cmps []clientv3.Cmp, then, els []clientv3.Op) bool {
-	f := former{layout: l, written: make(map[string]bool)}
+	f := former{layout: l}
 	return weight(cmps, then, els) <= maxOps && f.wellFormed(cmps, then) && f.wellFormed(nil, els)
 }
 
 // former is what wellFormed has seen so far of a transaction.
 type former struct {
 	layout  layout
-	written map[string]bool
-	size    int // of the keys and values
+	written map[string]bool // nil if nothing is
+	size    int             // of the keys and values
 }
 
 func (f *former) wellFormed(cmps []clientv3.Cmp, ops []clientv3.Op) bool {
@@ -155,7 +183,8 @@ func (f *former) wellFormed(cmps []clientv3.Cmp, ops []clientv3.Op) bool {
 		}
 		f.size += len(cmps[i].KeyBytes()) + len(cmps[i].ValueBytes())
 	}
-	for _, op := range ops {
+	for i := range ops {
+		op := &ops[i]
 		f.size += len(op.KeyBytes()) + len(op.ValueBytes())
 		switch {
 		case op.IsTxn():
@@ -170,9 +199,12 @@ func (f *former) wellFormed(cmps []clientv3.Cmp, ops []clientv3.Op) bool {
 			return false // it may overlap with another write
 		case f.layout.reserved(string(op.KeyBytes())):
 			return false // Invariant: I13.
-		case op.IsPut() && !validPut(op):
+		case op.IsPut() && !validPut(*op):
 			return false
 		default:
+			if f.written == nil {
+				f.written = make(map[string]bool)
+			}
 			f.written[string(op.KeyBytes())] = true
 		}
 	}

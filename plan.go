@@ -127,8 +127,8 @@ func weight(cmps []clientv3.Cmp, then, els []clientv3.Op) int {
 
 func innerWeight(ops []clientv3.Op) int {
 	w := 0
-	for _, op := range ops {
-		if op.IsTxn() {
+	for i := range ops {
+		if op := &ops[i]; op.IsTxn() {
 			w = max(w, weight(op.Txn()))
 		}
 	}
@@ -270,11 +270,12 @@ type request struct {
 }
 
 // request puts the guards around the plan: what is believed of each point, as
-// w has it, and the revision at which the claims were listed.
+// w has it, and the revision at which the claims were listed. If it asks, which
+// is for single puts, a refusal asks for the claim in the way.
 //
 // Invariants: I4, I5.
-func (p *plan) request(w *write, listed int64) request {
-	var q request
+func (p *plan) request(w *write, listed int64, asks bool) request {
+	q := request{asks: asks}
 	for _, r := range p.barred() {
 		q.guards = append(q.guards, p.layout.unclaimedSince(r, listed))
 	}
@@ -286,8 +287,8 @@ func (p *plan) request(w *write, listed int64) request {
 				q.read = append(q.read, i)
 			}
 		}
-		if p.single() && !w.points[0].ours {
-			q.els, q.asks = append(q.els, p.layout.revokeAnyOp(p.points[0])), true
+		if asks {
+			q.els = append(q.els, p.layout.revokeAnyOp(p.points[0]))
 		}
 	}
 	q.listing = len(q.els)

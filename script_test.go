@@ -121,12 +121,20 @@ func (s *script) step(verb string, args []string) string {
 		return s.settle(verb, s.writes[args[0]], args[1:])
 	case "revoked":
 		return yields(s.c.revoked(record(args[0]), args[1] == "ours", s.now))
+	case "taken":
+		s.c.taken(record(args[0]), s.now)
+	case "written":
+		s.c.written(args[0], revision(args[1]), s.now)
 	case "created":
 		return yields(s.c.created(record(args[0])))
 	case "deleted":
 		return s.lease(s.c.deleted(args[0], revision(args[1])))
 	case "yielded":
-		s.c.yielded(yieldOf(args[0]))
+		var rev int64
+		if len(args) > 1 {
+			rev = revision(args[1])
+		}
+		s.c.yielded(yieldOf(args[0]), rev)
 	case "found":
 		return yields(s.c.found(yieldOf(args[0]), number(args[1])))
 	case "reconcile":
@@ -275,11 +283,11 @@ func (s *script) state(key string) string {
 	if e.writes > 0 {
 		words = append(words, fmt.Sprintf("writes=%d", e.writes))
 	}
-	if e.until.After(s.now) {
-		words = append(words, fmt.Sprintf("rests=%v", e.until.Sub(s.now)))
+	if e.pause != nil && e.pause.until.After(s.now) {
+		words = append(words, fmt.Sprintf("rests=%v", e.pause.until.Sub(s.now)))
 	}
-	if e.foreign.After(s.now) {
-		words = append(words, fmt.Sprintf("foreign=%v", e.foreign.Sub(s.now)))
+	if e.pause != nil && e.pause.foreign.After(s.now) {
+		words = append(words, fmt.Sprintf("foreign=%v", e.pause.foreign.Sub(s.now)))
 	}
 	return strings.Join(words, " ")
 }
@@ -357,7 +365,7 @@ func facts(s *snapshot) string {
 	switch {
 	case s == nil:
 		return "?"
-	case !s.present:
+	case !s.present():
 		return fmt.Sprintf("- %d", s.rev)
 	}
 	return fmt.Sprintf("%s@%d %d", s.value, s.mod, s.rev)
@@ -401,7 +409,7 @@ func inconsistency(c *cache) string {
 		bad = fmt.Sprintf("%d keys are owned, %d are on the clock", owning, len(c.owning.ring))
 	}
 	for i, e := range c.owning.ring {
-		if e.slot != i+1 || e.state != owned || c.entries.get(e.key) != e {
+		if int(e.slot) != i+1 || e.state != owned || c.entries.get(e.key) != e {
 			bad = fmt.Sprintf("%q is on the clock, but does not belong there", e.key)
 		}
 	}

@@ -33,6 +33,7 @@ type session struct {
 	ttl      int64              // of leases to be granted, in seconds
 	perLease int                // the most claims on one lease
 	maxBatch int                // the most claims, yields or revokes in one request
+	maxAll   int                // the most claims in one that is for all of them or none
 	handed   clientv3.LeaseID   // bounds the life of the session, if not zero
 	life     context.Context    // so does this
 	unbind   func() bool        // stops following life
@@ -69,7 +70,7 @@ type session struct {
 	retired  []clientv3.LeaseID            // leases to be revoked
 	hold     time.Time                     // nothing is claimed before
 	pace     backoff                       // of hold
-	sending  time.Time                     // when the claims under way were sent; zero if none are
+	sending  [pipeline]time.Time           // when the batches of claims under way were sent; zero if there is none
 }
 
 const (
@@ -79,6 +80,9 @@ const (
 	// maxBatch claims, yields or revokes go into one transaction, if etcd's
 	// --max-txn-ops, less the two that each of them nests, allows it.
 	maxBatch = 100
+	// pipeline is how many batches of claims, and of yields, are under way at the
+	// same time: etcd syncs one to disk while it applies another.
+	pipeline = 2
 
 	// callTimeout bounds a request of the session's own.
 	callTimeout = 5 * time.Second
@@ -104,8 +108,10 @@ func (s *session) start() {
 	s.keeping, s.stopKeeping = context.WithCancel(s.ctx)
 	s.waiters.m = make(map[string][]*waiter)
 	s.unbind = context.AfterFunc(s.life, s.nudge)
-	for _, loop := range []func(){s.listenLoop, s.claimLoop, s.yieldLoop} {
-		s.wg.Go(loop)
+	s.wg.Go(s.listenLoop)
+	for i := range pipeline {
+		s.wg.Go(func() { s.claimLoop(i) })
+		s.wg.Go(s.yieldLoop)
 	}
 	s.keepers.Go(s.keepLoop)
 }
@@ -179,14 +185,14 @@ func (s *session) nudge() {
 	}
 }
 
-// sleep waits for d, and reports false if the session is closed before.
-func (s *session) sleep(d time.Duration) bool {
+// sleep waits for d, and reports false if ctx ends before.
+func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
 		return true
-	case <-s.ctx.Done():
+	case <-ctx.Done():
 		return false
 	}
 }

@@ -31,11 +31,9 @@ func TestReadsDoNotWaitForALostClaim(t *testing.T) {
 			return nil, memetcd.ErrLost
 		})
 		done := make(chan time.Duration)
-		read := func(key string) { done <- r.get(key) }
-		go read("sent")
-		synctest.Wait()
-		go read("queued")
-		for range 2 {
+		r.fillPipeline("sent", func(key string) { done <- r.get(key) })
+		go func() { done <- r.get("queued") }()
+		for range pipeline + 1 {
 			if d := <-done; d != patience {
 				t.Errorf("the first readers took %v, want %v", d, patience)
 			}
@@ -43,8 +41,8 @@ func TestReadsDoNotWaitForALostClaim(t *testing.T) {
 		if d := r.get("later"); d != 0 {
 			t.Errorf("with no reply for %v, a reader waited for %v", patience, d)
 		}
-		if n := r.sent(); n != 1 {
-			t.Errorf("%d claims were sent", n)
+		if n := r.sent(); n != pipeline {
+			t.Errorf("%d claims were sent, want %d", n, pipeline)
 		}
 		r.conn.Intercept(nil)
 		time.Sleep(callTimeout + time.Second) // the lost claim has failed, and its pause is over
@@ -53,20 +51,28 @@ func TestReadsDoNotWaitForALostClaim(t *testing.T) {
 	})
 }
 
+// fillPipeline has readers of as many keys as there are batches of claims under
+// way at the most; their names begin with name.
+func (r *rig) fillPipeline(name string, read func(key string)) {
+	for i := range pipeline {
+		go read(fmt.Sprint(name, i))
+		synctest.Wait()
+	}
+}
+
 // A write that waits for a claim of ours that was not sent does not wait for
 // those before it in the queue.
 func TestWritesDoNotWaitForAQueuedClaim(t *testing.T) {
 	onRig(t, func(t *testing.T, r *rig) {
 		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
-			if names(req, "claims/lost") {
+			if strings.Contains(fmt.Sprint(req), "claims/lost") {
 				return nil, memetcd.ErrLost
 			}
 			return do(ctx)
 		})
-		for _, key := range []string{"lost", "queued"} {
-			go r.kv.Get(t.Context(), key)
-			synctest.Wait()
-		}
+		r.fillPipeline("lost", func(key string) { r.kv.Get(t.Context(), key) })
+		go r.kv.Get(t.Context(), "queued")
+		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 		defer cancel()
 		if _, err := r.kv.Put(ctx, "queued", "v"); err != nil {
@@ -84,8 +90,7 @@ func TestI14QueuedClaimsAreNotSentWhileDeaf(t *testing.T) {
 			<-held
 			return do(ctx)
 		})
-		go r.kv.Get(t.Context(), "sent")
-		synctest.Wait()
+		r.fillPipeline("sent", func(key string) { r.kv.Get(t.Context(), key) })
 		done := make(chan time.Duration)
 		go func() { done <- r.get("queued") }()
 		synctest.Wait()
@@ -98,8 +103,8 @@ func TestI14QueuedClaimsAreNotSentWhileDeaf(t *testing.T) {
 		}
 		close(held)
 		synctest.Wait()
-		if n := r.sent(); n != 1 {
-			t.Errorf("%d claims were sent, 1 of them before", n)
+		if n := r.sent(); n != pipeline {
+			t.Errorf("%d claims were sent, %d of them before", n, pipeline)
 		}
 	})
 }
@@ -242,6 +247,50 @@ func (r *rig) readTogether(keys ...string) {
 	})
 }
 
+// Claims that are expected to be free are made all together or not at all. If one
+// of the keys is somebody else's, the others are claimed none the less.
+func TestClaimsOfABatchThatIsNotFree(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		kv2, _ := r.other("kv2", 0)
+		defer kv2.Close()
+		r.conn.DelayWatch(time.Second) // else we know better
+		if _, err := kv2.Get(t.Context(), "b"); err != nil {
+			t.Fatal(err)
+		}
+		sent := func(keys ...string) int {
+			before := r.sent()
+			r.readTogether(keys...)
+			return r.sent() - before - pipeline
+		}
+		if n := sent("a", "b", "c"); n != 2 {
+			t.Errorf("a batch that was not free took %d requests, want 2", n)
+		}
+		r.wantOwned("a", "c")
+		if n := sent("d", "e"); n != 1 {
+			t.Errorf("the batch after it took %d requests, want 1", n)
+		}
+		r.wantOwned("d", "e")
+	})
+}
+
+// Claims that get no answer are not sent again in another form.
+func TestLostBatchIsSentOnce(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		sent := 0
+		r.interceptBatch("a", "b")(func(_ context.Context, req proto.Message, _ next) (proto.Message, error) {
+			if strings.Contains(fmt.Sprint(req), "request_put") { // else a yield
+				sent++
+			}
+			return nil, memetcd.ErrLost
+		})
+		time.Sleep(callTimeout)
+		synctest.Wait()
+		if sent != 1 {
+			t.Errorf("sent %d times", sent)
+		}
+	})
+}
+
 // When claims are sent one by one after a refusal, the first that gets no
 // answer ends it: the others are not sent into the void for five seconds each.
 func TestLostClaimEndsItsBatch(t *testing.T) {
@@ -306,18 +355,19 @@ func TestLeaseGoneBetweenClaims(t *testing.T) {
 }
 
 // interceptBatch returns a function that has keys claimed in one batch, while
-// its argument decides on all transactions but the one that holds them up.
+// its argument decides on all transactions but those that hold them up.
 func (r *rig) interceptBatch(keys ...string) func(func(context.Context, proto.Message, next) (proto.Message, error)) {
 	return func(f func(context.Context, proto.Message, next) (proto.Message, error)) {
-		held, first := make(chan struct{}), fmt.Sprint("first of ", r.sent())
+		held, first := make(chan struct{}), fmt.Sprint("first of ", r.sent(), ", no. ")
 		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
-			if names(req, "claims/"+first) {
+			if strings.Contains(fmt.Sprint(req), "claims/"+first) {
 				<-held
 				return do(ctx)
 			}
 			return f(ctx, req, do)
 		})
-		for _, k := range append([]string{first}, keys...) {
+		r.fillPipeline(first, func(key string) { r.kv.Get(r.t.Context(), key) })
+		for _, k := range keys {
 			go r.kv.Get(r.t.Context(), k)
 			synctest.Wait()
 		}

@@ -206,7 +206,7 @@ func (st *stage) decide() string {
 func (st *stage) write(p *plan, user *etcdserverpb.TxnRequest) string {
 	st.Helper()
 	w, _ := st.kv.cache.begin(p.points, p.ranges, p.barred(), true)
-	q := p.request(w, st.listed)
+	q := p.request(w, st.listed, p.single() && new(strangers).expect(w.points[0]))
 	req := requestOf(st.T, clientv3.OpTxn(q.guards, q.then, q.els))
 	checkRequest(st.T, st.scene, user, req, q, st.grants, st.listed)
 	st.checkRoom(p, q, req)
@@ -365,7 +365,7 @@ func (st *stage) checkCache(byUser []keyRange) {
 		case s == nil && namedBy(key, byUser): // given up
 		case s == nil:
 			st.Fatalf("%q is no longer owned", key)
-		case s.present != (kv != nil) || s.create != kv.GetCreateRevision() || s.mod != kv.GetModRevision() ||
+		case s.present() != (kv != nil) || s.create != kv.GetCreateRevision() || s.mod != kv.GetModRevision() ||
 			s.version != kv.GetVersion() || !bytes.Equal(s.value, kv.GetValue()) || kv.GetLease() != 0:
 			st.Fatalf("%q is %+v in memory, %v in the store", key, s, kv)
 		}

@@ -75,6 +75,42 @@ func TestHotReaderDoesNotStarveADistantWriter(t *testing.T) {
 	}
 }
 
+// Nor do they with the help of another writer, near by, after whose writes they
+// take the key again at once.
+func TestNearWriterDoesNotStarveADistantOne(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		near, _ := r.other("near", time.Millisecond)
+		defer near.Close()
+		distant, _ := r.other("distant", 150*time.Millisecond)
+		defer distant.Close()
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{}, 2)
+		go func() { r.readOften(ctx, "k"); done <- struct{}{} }()
+		writes := 0
+		go func() {
+			for ; ctx.Err() == nil; writes++ {
+				near.Put(ctx, "k", "near")
+				time.Sleep(50 * time.Millisecond)
+			}
+			done <- struct{}{}
+		}()
+		time.Sleep(time.Second)
+		if writes < 10 {
+			t.Errorf("the writer near by has written %d times in a second: its key rests too long", writes)
+		}
+		wctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		begin := time.Now()
+		_, err := distant.Put(wctx, "k", "distant")
+		stop()
+		<-done
+		<-done
+		if d := time.Since(begin); err != nil || d > 20*time.Second {
+			t.Errorf("the distant writer waited for %v: %v", d, err)
+		}
+	})
+}
+
 // The same near by, when the writer's watch lags.
 func TestHotReaderDoesNotStarveAWriterWhoseWatchLags(t *testing.T) {
 	onRig(t, func(t *testing.T, r *rig) {

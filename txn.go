@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -45,8 +46,9 @@ func (t *txn) If(cs ...clientv3.Cmp) clientv3.Txn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.advance(hasIf, "If")
+	t.cmps = make([]clientv3.Cmp, len(cs))
 	for i := range cs {
-		t.cmps = append(t.cmps, cs[i].Clone())
+		t.cmps[i] = cloneCmp(&cs[i])
 	}
 	return t
 }
@@ -128,7 +130,7 @@ func (kv *KV) guarded(ctx context.Context, p *plan) (*clientv3.TxnResponse, erro
 		if p.single() {
 			known = kv.session.waiters.join(p.points[0])
 		}
-		resp, way, err := kv.try(ctx, p)
+		resp, way, err := kv.try(ctx, p, tries == 0)
 		if resp == nil && err == nil {
 			err = kv.clear(ctx, way, known, tries, &pace)
 		}
@@ -141,6 +143,34 @@ func (kv *KV) guarded(ctx context.Context, p *plan) (*clientv3.TxnResponse, erro
 	}
 }
 
+// strangers tells whether a put of a key that we do not own should ask for a
+// claim in its way at once. Asking in the same request saves a commit if there
+// is one, and costs about a tenth more if there is none.
+type strangers struct {
+	unmet atomic.Int32 // unowned keys written since a stranger's claim was met
+}
+
+// wary is for how many keys without one a stranger's claim is expected.
+const wary = 64
+
+// expect reports whether there may be a claim of somebody else's on the key of p.
+func (s *strangers) expect(p pin) bool {
+	switch {
+	case p.grant != 0 || p.ours:
+		return false
+	case p.other:
+		return true
+	}
+	n := s.unmet.Load()
+	if n < wary {
+		s.unmet.Store(n + 1)
+	}
+	return n < wary
+}
+
+// met is told that there was one.
+func (s *strangers) met() { s.unmet.Store(0) }
+
 // blockers are the claims in the way of a write: those of others, and those of
 // ours that are being yielded.
 type blockers struct {
@@ -151,7 +181,7 @@ type blockers struct {
 // try sends p once. Both results are nil if a guard refused it, or would have.
 //
 // Invariant: I3. Only what was refused is ever sent again.
-func (kv *KV) try(ctx context.Context, p *plan) (resp *clientv3.TxnResponse, way blockers, err error) {
+func (kv *KV) try(ctx context.Context, p *plan, first bool) (resp *clientv3.TxnResponse, way blockers, err error) {
 	w, err := kv.begin(ctx, p)
 	if err != nil {
 		return nil, way, err
@@ -162,7 +192,7 @@ func (kv *KV) try(ctx context.Context, p *plan) (resp *clientv3.TxnResponse, way
 	if err != nil || len(others) > 0 {
 		return nil, blockers{claims: others}, err
 	}
-	q := p.request(w, listed)
+	q := p.request(w, listed, first && p.single() && kv.strangers.expect(w.points[0]))
 	if err := ctx.Err(); err != nil {
 		return nil, way, err
 	}
@@ -182,6 +212,9 @@ func (kv *KV) try(ctx context.Context, p *plan) (resp *clientv3.TxnResponse, way
 		}
 		way.claims = append(way.claims, kv.othersOf(p, p.newcomers(q, sent))...)
 		way.asked = q.asks
+		if p.single() && len(way.claims) > 0 {
+			kv.strangers.met()
+		}
 		return nil, way, nil
 	}
 	s.outcome, s.read = applied, p.readBacks(q, sent)

@@ -209,13 +209,13 @@ func TestI11RepliesAreTheServers(t *testing.T) {
 				if flags&2 != 0 {
 					clientv3.WithCountOnly()(&op)
 				}
-				got := proto.Clone(&shapeOf(op).reply("key", newSnapshot(kv, 9, nil)).resp).(*etcdserverpb.RangeResponse)
+				got := proto.Clone(&shapeOf(&op).reply("key", newSnapshot(kv, 9, nil)).resp).(*etcdserverpb.RangeResponse)
 				if got.Header == nil {
 					t.Fatal("the reply has no header")
 				}
 				got.Header = nil
-				if want := plainReply(shapeOf(op), kv); !proto.Equal(got, want) {
-					t.Errorf("reply of %v to %+v:\n got %v\nwant %v", kv, shapeOf(op), got, want)
+				if want := plainReply(shapeOf(&op), kv); !proto.Equal(got, want) {
+					t.Errorf("reply of %v to %+v:\n got %v\nwant %v", kv, shapeOf(&op), got, want)
 				}
 			}
 		}
@@ -241,8 +241,50 @@ func TestI11WhatIsAPointRead(t *testing.T) {
 		{clientv3.OpDelete("k"), false},
 		{clientv3.OpTxn(nil, nil, nil), false},
 	} {
-		if got := isPoint(tc.op); got != tc.want {
+		if got := isPoint(&tc.op); got != tc.want {
 			t.Errorf("isPoint(%+v) = %v", tc.op, got)
+		}
+	}
+}
+
+// Invariant I12. Wherever a reply has room for them, key and value are what etcd
+// said, and neither runs into the other.
+func TestI12RepliesOfAllSizes(t *testing.T) {
+	for _, k := range []int{1, 16, smallText - 1, smallText, smallText + 1, 500} {
+		for _, v := range []int{0, 1, smallValue, smallValue + 1, smallText, 2000} {
+			key, value := strings.Repeat("k", k), bytes.Repeat([]byte("v"), v)
+			s := newSnapshot(&mvccpb.KeyValue{Key: []byte(key), Version: 1, Value: value}, 9, nil)
+			for range 2 {
+				got := shape{}.reply(key, s).resp.Kvs[0]
+				_ = append(append(got.Key, "overwritten"...), got.Value...)
+				if string(got.Key) != key || !bytes.Equal(got.Value, value) {
+					t.Fatalf("%d B of key, %d B of value: read %q = %q", k, v, got.Key, got.Value)
+				}
+				clear(got.Key)
+				clear(got.Value[:cap(got.Value)])
+			}
+		}
+	}
+}
+
+// What a transaction was given does not change with the caller's copy of it.
+func TestComparisonsAreCopied(t *testing.T) {
+	extra := &etcdserverpb.Compare{Key: []byte("k")}
+	extra.ProtoReflect().SetUnknown([]byte{0xf8, 0x7f, 1}) // a field of a later etcd
+	for _, c := range []clientv3.Cmp{
+		{}, clientv3.FromCompare(extra),
+		clientv3.Compare(clientv3.Value("k"), "=", "v"), clientv3.Compare(clientv3.Version("k"), ">", 3),
+		clientv3.Compare(clientv3.LeaseValue("k"), "!=", 3).WithRange("l"),
+	} {
+		was := c.Clone()
+		got := cloneCmp(&c)
+		c.WithKeyBytes([]byte("changed"))
+		if c.GetCompare().Target == etcdserverpb.Compare_VALUE && c.GetCompare().TargetUnion != nil {
+			c.WithValueBytes([]byte("changed"))
+		}
+		c.GetCompare().Result = 9
+		if !proto.Equal(got.GetCompare(), was.GetCompare()) {
+			t.Errorf("got %v, want %v", got.GetCompare(), was.GetCompare())
 		}
 	}
 }

@@ -2,6 +2,7 @@ package leasing
 
 import (
 	"context"
+	"runtime"
 	"slices"
 	"sync"
 )
@@ -31,6 +32,22 @@ func (q *queue[T]) wait(ctx context.Context) bool {
 	case <-ctx.Done():
 		return false
 	}
+}
+
+// gather is take, once whoever is ready to put something has done so: the readers
+// who were woken by one batch are many of those who want the next.
+func (q *queue[T]) gather(n int) []T {
+	for before := -1; before != q.len(); {
+		before = q.len()
+		runtime.Gosched()
+	}
+	return q.take(n)
+}
+
+func (q *queue[T]) len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.items)
 }
 
 // take removes up to n items.

@@ -24,7 +24,7 @@ func (s *session) listenLoop() {
 		if time.Since(began) > pace.last {
 			pace.reset()
 		}
-		if !s.sleep(pace.pause()) {
+		if !sleep(s.ctx, pace.pause()) {
 			return
 		}
 	}
@@ -64,10 +64,15 @@ func (s *session) listen(next *int64) error {
 			return err
 		}
 		s.hears()
+		if resp.Created && *next == 0 {
+			s.survey()
+		}
+		var yields []yield // all of them, so that they go in one batch
 		for _, ev := range resp.Events {
-			s.apply(ev)
+			yields = append(yields, s.apply(ev)...)
 			*next = ev.Kv.ModRevision + 1
 		}
+		s.yield(yields)
 		if resp.IsProgressNotify() || resp.Created && *next == 0 {
 			*next = resp.Header.Revision + 1
 		}
@@ -79,8 +84,25 @@ func (s *session) listen(next *int64) error {
 	return errors.New("leasing: watch ended")
 }
 
-// apply takes in one event of the watch.
-func (s *session) apply(ev *clientv3.Event) {
+// survey looks which keys others own, up to a page of them, so that they are read
+// plainly. What becomes of their claims the watch tells, which waits for this.
+func (s *session) survey() {
+	ctx, cancel := context.WithTimeout(s.ctx, patience)
+	defer cancel()
+	resp, err := s.kv.Get(ctx, s.layout.prefix, clientv3.WithRange(s.layout.end), clientv3.WithLimit(listPage))
+	if err != nil {
+		s.log.Debug("leasing: cannot list the claims of others", zap.Error(err))
+		return
+	}
+	for _, kv := range resp.Kvs {
+		if r := s.layout.record(kv); !s.ours(r) {
+			s.cache.taken(r, time.Now())
+		}
+	}
+}
+
+// apply takes in one event of the watch, and returns the claims to be deleted.
+func (s *session) apply(ev *clientv3.Event) []yield {
 	now := time.Now()
 	if ev.Type == mvccpb.DELETE {
 		key := string(ev.Kv.Key[len(s.layout.prefix):])
@@ -89,15 +111,17 @@ func (s *session) apply(ev *clientv3.Event) {
 			s.nudge()
 		}
 		s.waiters.wake(key)
-		return
+		return nil
 	}
 	r := s.layout.record(ev.Kv)
 	switch ours := s.ours(r); {
 	case r.revoked || ev.IsModify(): // nothing but a REVOKE is ever written into a claim, unless by hand
-		s.yield(s.cache.revoked(r, ours, now))
+		return s.cache.revoked(r, ours, now)
 	case ours:
-		s.yield(s.cache.created(r))
+		return s.cache.created(r)
 	}
+	s.cache.taken(r, now)
+	return nil
 }
 
 // listPage is how many claims are listed in one request.

@@ -70,7 +70,7 @@ func (s *session) sendYields(batch []yield, timeout time.Duration) (failed []yie
 				continue
 			}
 		}
-		s.cache.yielded(y)
+		s.cache.yielded(y, resp.header.Revision)
 		s.waiters.wake(y.key)
 	}
 	s.cache.observe(resp.header)
