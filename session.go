@@ -19,7 +19,7 @@ import (
 // REVOKEs, and tells waiting writers that a claim is gone. It never decides
 // who owns a key: that is for the cache.
 //
-// It has four goroutines, whatever the number of keys, and a few for the calls
+// It has six goroutines, whatever the number of keys, and a few for the calls
 // of one of them; all run under its own context, never a caller's, and end with
 // close. A stream that a caller reads has one more, until it has been read.
 type session struct {

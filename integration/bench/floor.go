@@ -15,6 +15,14 @@ type floor struct {
 	deadline time.Time
 }
 
+// floorReply is all of a reply but the bytes of key and value.
+type floorReply struct {
+	resp   etcdserverpb.RangeResponse
+	header etcdserverpb.ResponseHeader
+	kv     mvccpb.KeyValue
+	kvs    [1]*mvccpb.KeyValue
+}
+
 func newFloor(keys []string, size int) *floor {
 	f := &floor{make(map[string][]byte, len(keys)), time.Now().Add(time.Hour)}
 	for _, k := range keys {
@@ -29,12 +37,7 @@ func (f *floor) get(key string) *etcdserverpb.RangeResponse {
 	if !ok || !time.Now().Before(f.deadline) {
 		return nil
 	}
-	r := new(struct {
-		resp   etcdserverpb.RangeResponse
-		header etcdserverpb.ResponseHeader
-		kv     mvccpb.KeyValue
-		kvs    [1]*mvccpb.KeyValue
-	})
+	r := new(floorReply)
 	text := make([]byte, len(key)+len(v))
 	n := copy(text, key)
 	copy(text[n:], v)

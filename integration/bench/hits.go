@@ -19,6 +19,9 @@ func hitExperiments() []*experiment {
 			{name: "cached Get on 2 cores, distinct keys", unit: times, want: least(1.8, "1.8 × one core"), note: "relative to one core"},
 			{name: "cached Get on 2 cores, one key", unit: times, want: least(1.8, "1.8 × one core"), note: "relative to one core"},
 		}},
+		{who: []int{floorSubject}, measure: measureAllocation, rows: []*row{
+			{name: "allocating a reply and nothing else, on 2 cores", unit: times, note: "relative to one core"},
+		}},
 		{who: leased, measure: measureTxnHit, rows: []*row{
 			{name: "cached Txn", unit: nanoseconds, want: most(800, "800 ns"), note: "one comparison and two gets, beyond what building its arguments costs"},
 			{name: "cached Txn, allocations", unit: count, want: most(8, "8"), note: "likewise"},
@@ -76,13 +79,28 @@ func measureCores(e *env) []float64 {
 	read := e.reader(hitKeys, 16)
 	const half = hitKeys / 2
 	distinct := func(g, i int) { read(g*half + i%half) }
-	cores := func(n int, op func(g, i int)) float64 {
-		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(n))
-		runtime.GC()
-		return e.rate(n, e.sizes.spell, op)
+	one := e.onCores(1, distinct)
+	return []float64{one, e.onCores(2, distinct) / one, e.scaling(func(int, int) { read(0) })}
+}
+
+// onCores is the rate of op on n cores.
+func (e *env) onCores(n int, op func(g, i int)) float64 {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(n))
+	runtime.GC()
+	return e.rate(n, e.sizes.spell, op)
+}
+
+// scaling is the rate of op on two cores by that on one.
+func (e *env) scaling(op func(g, i int)) float64 { return e.onCores(2, op) / e.onCores(1, op) }
+
+// measureAllocation measures what the allocator and the collection of its garbage
+// leave of the second core to any read that allocates its reply.
+func measureAllocation(e *env) []float64 {
+	var kept [2]struct {
+		reply *floorReply
+		_     [64]byte // so that the cores do not write to the same memory
 	}
-	one := cores(1, distinct)
-	return []float64{one, cores(2, distinct) / one, cores(2, func(int, int) { read(0) }) / cores(1, func(int, int) { read(0) })}
+	return []float64{e.scaling(func(g, _ int) { kept[g].reply = new(floorReply) })}
 }
 
 // measureTxnHit measures the transaction with its arguments and the arguments

@@ -20,14 +20,24 @@ const (
 
 func workloadExperiments() []*experiment {
 	one := func(name string, want *target, m mix) *experiment {
-		return &experiment{measure: m.measure, rows: []*row{{name: name, unit: perSecond, want: want}}}
+		return &experiment{measure: m.measure, rows: []*row{{name: name, unit: perSecond, want: want, note: m.bound()}}}
 	}
 	return []*experiment{
+		one("4 clients, own quarter each, puts only", nil, mix{}),
 		one("4 clients, own quarter each, 95 % reads", leastOf(12, 0), mix{reads: 0.95}),
 		one("4 clients, 5 % of the operations on others' keys, 95 % reads", leastOf(6, 0), mix{reads: 0.95, others: 0.05}),
 		one("4 clients, own quarter each, 50 % reads", leastOf(1.2, 0), mix{reads: 0.5}),
 		one("4 clients, all operations on random clients' keys, 95 % reads", leastOf(0.9, 0), mix{reads: 0.95, random: true}),
 	}
+}
+
+// bound says what the work of clients that read from memory for nothing, and do all
+// else as a plain client does, comes to at most.
+func (m mix) bound() string {
+	if m.others > 0 || m.random || m.reads == 0 {
+		return ""
+	}
+	return fmt.Sprintf("if reads took no time: %.0f × the puts of the first row", 1/(1-m.reads))
 }
 
 // shares are the percentages of foreign operations that are drawn.
@@ -48,7 +58,7 @@ func shareName(share int) string {
 }
 
 // measure returns the operations per second of all clients together, once they
-// own what they use.
+// own what they use, and have worked for a while.
 func (m mix) measure(e *env) []float64 {
 	var workers []*worker
 	quarters := make([][]string, clients)
@@ -59,7 +69,7 @@ func (m mix) measure(e *env) []float64 {
 		workers = append(workers, newWorker(e, m, c, p, quarters))
 	}
 	step := func(g, _ int) { workers[g].step() }
-	e.rate(clients, e.sizes.work/3, step)
+	e.rate(clients, 2*e.sizes.work, step)
 	return []float64{e.rate(clients, e.sizes.work, step)}
 }
 
