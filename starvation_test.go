@@ -3,6 +3,7 @@ package leasing
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -86,17 +87,17 @@ func TestNearWriterDoesNotStarveADistantOne(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan struct{}, 2)
 		go func() { r.readOften(ctx, "k"); done <- struct{}{} }()
-		writes := 0
+		var writes atomic.Int32
 		go func() {
-			for ; ctx.Err() == nil; writes++ {
+			for ; ctx.Err() == nil; writes.Add(1) {
 				near.Put(ctx, "k", "near")
 				time.Sleep(50 * time.Millisecond)
 			}
 			done <- struct{}{}
 		}()
 		time.Sleep(time.Second)
-		if writes < 10 {
-			t.Errorf("the writer near by has written %d times in a second: its key rests too long", writes)
+		if n := writes.Load(); n < 10 {
+			t.Errorf("the writer near by has written %d times in a second: its key rests too long", n)
 		}
 		wctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
