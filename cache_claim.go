@@ -60,15 +60,18 @@ func (c *cache) join(key string, now time.Time) (cl *claim, begun, share bool) {
 	return e.claim, true, true
 }
 
-// send marks claims as sent, under a lease that has room for them.
-func (c *cache) send(claims []*claim, l *lease) {
+// send marks claims as sent under a lease, as many as it has room for if limit is
+// the most, and returns how many.
+func (c *cache) send(claims []*claim, l *lease, limit int) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, cl := range claims {
+	n := max(0, min(len(claims), limit-l.claims))
+	for _, cl := range claims[:n] {
 		cl.sent, cl.lease = true, l
 		cl.entry.lease = l
-		l.claims++
 	}
+	l.claims += n
+	return n
 }
 
 // room reports how many more claims may hang on l, if limit is the most.
@@ -119,11 +122,12 @@ func (c *cache) settleClaim(cl *claim, r claimReply, now time.Time) (out []yield
 		// Invariant: I9. A claim of ours that was found, not granted.
 		c.idleLocked(e)
 		return c.disownLocked(r.other.key, r.other.grant)
+	case r.other != nil && cl.deleted > r.other.grant: // it is gone since
 	case r.other != nil:
 		e.heldLocked(r.other.grant, now)
 	case r.denied, r.hdr != nil: // refused; or the key carries a lease of its own
 		p := e.pauseLocked(now)
-		p.until = later(p.until, now.Add(deniedPause))
+		p.until, p.brief = later(p.until, now.Add(deniedPause)), false
 	}
 	c.idleLocked(e)
 	if cl.created > cl.deleted {

@@ -223,7 +223,7 @@ func (w *walk) sendClaim(cl *claim) {
 		return
 	}
 	l := w.lease
-	w.c.send([]*claim{cl}, l)
+	w.c.send([]*claim{cl}, l, claimsPerLease)
 	w.call(func() func() {
 		r := claimReply{outcome: refused}
 		if !w.etcd.leases[l.id] {

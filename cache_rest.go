@@ -149,7 +149,7 @@ func (c *cache) written(key string, mod int64, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.entries.get(key)
-	if e == nil || e.pause == nil {
+	if e == nil || e.pause == nil || e.writes > 0 { // it may have been us
 		return
 	}
 	if p := e.pause; p.brief && p.freed > 0 && mod > p.freed && now.Before(p.until) {

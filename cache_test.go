@@ -717,6 +717,22 @@ func TestRestIsCutShortWhenTheKeyIsWritten(t *testing.T) {
 			join C k                => no
 			written k @10
 			join C k                => begun sharing`,
+		"not while we write it": readEnough(5) + `
+			revoked k@5 ours        => yield k@5
+			yielded k@5 @8
+			begin W k               => k@0
+			written k @9            # by us, before we were told
+			applied W @9
+			join C k                => no`,
+		"not a pause after a refusal": readEnough(5) + `
+			revoked k@5 ours        => yield k@5
+			yielded k@5 @8
+			wait 250ms
+			join C k                => begun sharing
+			send C
+			refused C @9 v@9+7      # it carries a lease by now
+			written k @9
+			join D k                => no`,
 		"not if it was hardly read": `
 			revoked k@5 ours        => yield k@5
 			yielded k@5 @8
@@ -869,6 +885,13 @@ func TestForeignKeyIsReadPlainlyUntilItsClaimGoes(t *testing.T) {
 		wait 59999ms
 		join D k                => no
 		wait 1ms
+		join D k                => begun sharing
+	`)
+	run(t, `
+		join C k                => begun sharing
+		send C
+		deleted k @7            # the news of its end overtakes the refusal
+		refused C @6 v@3 k@5 theirs
 		join D k                => begun sharing
 	`)
 	run(t, story+`

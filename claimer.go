@@ -48,28 +48,28 @@ func (s *session) refuseQueued() {
 	}
 }
 
-// room returns a live lease that has room for claims, and for how many; none
-// while nothing is to be claimed.
+// room returns a live lease that has room for claims; none while nothing is to be
+// claimed.
 //
 // Invariant: I14.
-func (s *session) room(now time.Time) (best *lease, n int) {
+func (s *session) room(now time.Time) (best *lease) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.ears {
-		return nil, 0
+		return nil
 	}
 	total := 0
 	for _, l := range s.leases {
 		free := s.cache.room(l, s.perLease)
 		total += max(free, 0)
 		if free > 0 && best == nil && l.live(now) {
-			best, n = l, free
+			best = l
 		}
 	}
 	if total < s.perLease/4 {
 		s.nudge()
 	}
-	return best, n
+	return best
 }
 
 // claimLoop sends claims, those that come while one batch is under way together
@@ -87,11 +87,14 @@ func (s *session) claimLoop(i int) {
 				break
 			}
 			for len(batch) > 0 {
-				l, n := s.room(time.Now())
-				n = min(n, len(batch))
+				l := s.room(time.Now())
 				if l == nil {
 					s.settleClaims(batch, nil, claimReply{outcome: refused})
 					break
+				}
+				n := s.cache.send(batch, l, s.perLease)
+				if n == 0 {
+					continue // the other loop was quicker
 				}
 				s.setSending(i, time.Now())
 				free = s.sendClaims(batch[:n], l, free)
@@ -102,7 +105,7 @@ func (s *session) claimLoop(i int) {
 	}
 }
 
-// sendClaims sends claims under l and settles them, and reports whether every key
+// sendClaims sends claims, which are marked as sent, and settles them, and reports whether every key
 // was unclaimed. If that is expected, it tries to claim all or none, which costs
 // etcd less. If etcd refuses them, one of them is at fault, and none of the others
 // shall suffer for it: they are sent again one by one. Once an outcome is unknown,
@@ -110,7 +113,6 @@ func (s *session) claimLoop(i int) {
 //
 // Invariant: I3. Only what was refused is sent again.
 func (s *session) sendClaims(batch []*claim, l *lease, expected bool) (free bool) {
-	s.cache.send(batch, l)
 	free = true
 	n, all := len(batch), expected && len(batch) > 1
 	for len(batch) > 0 {
@@ -140,7 +142,7 @@ func (s *session) sendClaims(batch []*claim, l *lease, expected bool) (free bool
 			s.settleClaims(part, nil, claimReply{outcome: refused, denied: true})
 			batch = batch[n:]
 		default:
-			n, all = 1, false
+			n, all, free = 1, false, false
 		}
 	}
 	return free

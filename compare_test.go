@@ -217,7 +217,7 @@ func checkDecision(t *testing.T, c *etcdserverpb.Compare, kv *mvccpb.KeyValue) {
 func own(c *cache, l *lease, key string, kv *mvccpb.KeyValue, hdr *etcdserverpb.ResponseHeader) {
 	now := time.Now()
 	cl, _, _ := c.join(key, now)
-	c.send([]*claim{cl}, l)
+	c.send([]*claim{cl}, l, claimsPerLease)
 	if y := c.settleClaim(cl, claimReply{outcome: applied, hdr: hdr, kv: kv}, now); len(y) > 0 {
 		panic(fmt.Sprintf("the claim of %q is yielded at once", key))
 	}

@@ -207,7 +207,7 @@ func (k *keeper) probeWatch(ctx context.Context) {
 		k.log.Debug("leasing: cannot probe the watch", zap.Error(err))
 	}
 	now := time.Now()
-	if l, _ := k.room(now); l != nil && now.Sub(k.lastHeard()) > deafness/2 {
+	if l := k.room(now); l != nil && now.Sub(k.lastHeard()) > deafness/2 {
 		if _, err := k.kv.Do(ctx, k.layout.beaconOp(l.id)); err != nil {
 			k.log.Debug("leasing: cannot give the watch something to tell", zap.Error(err))
 		}
@@ -286,7 +286,8 @@ func (s *session) revokeRetired(ctx context.Context) bool {
 		delete(s.ids, id)
 		s.mu.Unlock()
 		if i < len(todo)-1 {
-			sleep(ctx, min(time.Since(began), closeLeaseTimeout/2))
+			took := time.Since(began)
+			sleep(ctx, min(took, max(closeLeaseTimeout-took, 0))) // within the bound of Close
 		}
 	}
 	return all

@@ -144,7 +144,7 @@ func open(ctx context.Context, cl *clientv3.Client, cfg Config, in handedIn) (*K
 	kv.session = &session{
 		kv: cl.KV, watcher: cl.Watcher, lessor: cl.Lease,
 		cache: kv.cache, layout: kv.layout, log: log,
-		maxBatch: min(maxBatch, cfg.MaxTxnOps-2), maxAll: cfg.MaxTxnOps / 2, // two comparisons and two operations each
+		maxBatch: min(maxBatch, cfg.MaxTxnOps-2), maxAll: min(maxBatch, cfg.MaxTxnOps/2), // two comparisons and two operations each
 		ttl: int64((cfg.TTL + time.Second - 1) / time.Second), perLease: perLease,
 		handed: in.lease, life: in.life,
 	}

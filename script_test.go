@@ -105,7 +105,7 @@ func (s *script) step(verb string, args []string) string {
 		s.claims[args[0]] = cl
 		return pick(begun, "begun", "joined") + pick(share, " sharing", " late")
 	case "send":
-		s.c.send([]*claim{s.claims[args[0]]}, s.leases[append(args, "L1")[1]])
+		s.c.send([]*claim{s.claims[args[0]]}, s.leases[append(args, "L1")[1]], claimsPerLease)
 	case "granted", "refused", "denied", "lost", "unsent":
 		return s.settleClaim(verb, s.claims[args[0]], args[1:])
 	case "facts":

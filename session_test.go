@@ -273,6 +273,29 @@ func TestClaimsOfABatchThatIsNotFree(t *testing.T) {
 	})
 }
 
+// What is queued at once goes to all loops.
+func TestQueuesFillThePipeline(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		r.on(memetcd.MethodTxn, func(context.Context, proto.Message, next) (proto.Message, error) { return nil, memetcd.ErrLost })
+		defer r.conn.Intercept(nil)
+		var ys []yield
+		var cls []*claim
+		for i := range 2 * maxBatch {
+			ys = append(ys, yield{key: fmt.Sprint("y", i), grant: 1})
+			cl, _, _ := r.kv.cache.join(fmt.Sprint("c", i), time.Now())
+			cls = append(cls, cl)
+		}
+		for _, put := range []func(){func() { r.kv.session.yield(ys) }, func() { r.kv.session.claims.put(cls...) }} {
+			before := r.sent()
+			put()
+			synctest.Wait()
+			if n := r.sent() - before; n != pipeline {
+				t.Errorf("%d batches are under way, want %d", n, pipeline)
+			}
+		}
+	})
+}
+
 // Claims that get no answer are not sent again in another form.
 func TestLostBatchIsSentOnce(t *testing.T) {
 	onRig(t, func(t *testing.T, r *rig) {
@@ -795,6 +818,27 @@ func TestI14TwoWatchesAreGivenSomethingToTell(t *testing.T) {
 		}
 		if keys := r.claims(); !slices.Equal(keys, []string{"j", "k"}) {
 			t.Errorf("claimed: %q", keys)
+		}
+	})
+}
+
+// Close takes its time between leases, but not more than its bound has room for.
+func TestCloseRevokesManyLeases(t *testing.T) {
+	onRigOf(t, fourPerLease, func(t *testing.T, r *rig) {
+		const leases = 700
+		for i := range 4 * leases {
+			r.kv.Get(t.Context(), fmt.Sprint("k", i))
+			if i%4 == 3 {
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+		if n := len(r.claims()); n < 2*leases {
+			t.Fatalf("%d claims", n)
+		}
+		r.conn.SetLatency(8 * time.Millisecond)
+		r.kv.Close()
+		if n := len(r.claims()); n > 0 {
+			t.Errorf("%d claims are left after Close", n)
 		}
 	})
 }

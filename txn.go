@@ -21,6 +21,7 @@ type txn struct {
 	mu        sync.Mutex // guards the rest
 	step      step
 	cmps      []clientv3.Cmp
+	few       [2]clientv3.Cmp // where cmps are, if they are few
 	then, els []clientv3.Op
 }
 
@@ -46,9 +47,9 @@ func (t *txn) If(cs ...clientv3.Cmp) clientv3.Txn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.advance(hasIf, "If")
-	t.cmps = make([]clientv3.Cmp, len(cs))
+	t.cmps = t.few[:0]
 	for i := range cs {
-		t.cmps[i] = cloneCmp(&cs[i])
+		t.cmps = append(t.cmps, cloneCmp(&cs[i]))
 	}
 	return t
 }

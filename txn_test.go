@@ -137,6 +137,26 @@ func TestLostClaimDoesNotHoldUpAWrite(t *testing.T) {
 	})
 }
 
+// What a transaction compares with is what the caller's buffer held then, as with
+// the plain client.
+func TestCompareAndSwapWithAReusedBuffer(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		for name, kv := range map[string]clientv3.KV{"plain": r.srv.NewClient("plain").KV, "leasing": r.kv} {
+			if _, err := kv.Put(t.Context(), name, "bbb"); err != nil {
+				t.Fatal(err)
+			}
+			buf := []byte("aaa")
+			c := clientv3.Compare(clientv3.Value(name), "=", "")
+			c.WithValueBytes(buf)
+			swap := kv.Txn(t.Context()).If(c).Then(clientv3.OpPut(name, "swapped"))
+			copy(buf, "bbb") // for the next one
+			if resp, err := swap.Commit(); err != nil || resp.Succeeded {
+				t.Errorf("%s: it expected aaa, found bbb, and has swapped: %v", name, err)
+			}
+		}
+	})
+}
+
 // Invariant I1: a local transaction shows its keys as they were at one instant.
 // Here one of them is written between the looks at them.
 func TestI1LocalTransactionIsOfOneInstant(t *testing.T) {

@@ -131,8 +131,7 @@ func compare(a, b int64) int {
 	return 0
 }
 
-// cloneCmp is Clone of package clientv3, only quicker: it shares what cannot be
-// changed through c, which is the bytes of the key and those of a value.
+// cloneCmp is Clone of package clientv3, only quicker.
 func cloneCmp(c *clientv3.Cmp) (out clientv3.Cmp) {
 	if *c == out {
 		return out
@@ -142,9 +141,18 @@ func cloneCmp(c *clientv3.Cmp) (out clientv3.Cmp) {
 		return c.Clone()
 	}
 	to := out.GetCompare()
-	to.Result, to.Target, to.TargetUnion, to.Key, to.RangeEnd = from.Result, from.Target, from.TargetUnion, from.Key, from.RangeEnd
-	if v, ok := from.TargetUnion.(*etcdserverpb.Compare_Value); ok {
-		to.TargetUnion = &etcdserverpb.Compare_Value{Value: v.Value}
+	to.Result, to.Target, to.Key, to.RangeEnd = from.Result, from.Target, bytes.Clone(from.Key), bytes.Clone(from.RangeEnd)
+	switch u := from.TargetUnion.(type) {
+	case *etcdserverpb.Compare_Version:
+		to.TargetUnion = &etcdserverpb.Compare_Version{Version: u.Version}
+	case *etcdserverpb.Compare_CreateRevision:
+		to.TargetUnion = &etcdserverpb.Compare_CreateRevision{CreateRevision: u.CreateRevision}
+	case *etcdserverpb.Compare_ModRevision:
+		to.TargetUnion = &etcdserverpb.Compare_ModRevision{ModRevision: u.ModRevision}
+	case *etcdserverpb.Compare_Value:
+		to.TargetUnion = &etcdserverpb.Compare_Value{Value: bytes.Clone(u.Value)}
+	case *etcdserverpb.Compare_Lease:
+		to.TargetUnion = &etcdserverpb.Compare_Lease{Lease: u.Lease}
 	}
 	return out
 }

@@ -274,13 +274,25 @@ func TestComparisonsAreCopied(t *testing.T) {
 	for _, c := range []clientv3.Cmp{
 		{}, clientv3.FromCompare(extra),
 		clientv3.Compare(clientv3.Value("k"), "=", "v"), clientv3.Compare(clientv3.Version("k"), ">", 3),
+		clientv3.Compare(clientv3.CreateRevision("k"), ">", 3), clientv3.Compare(clientv3.ModRevision("k"), ">", 3),
 		clientv3.Compare(clientv3.LeaseValue("k"), "!=", 3).WithRange("l"),
 	} {
 		was := c.Clone()
 		got := cloneCmp(&c)
-		c.WithKeyBytes([]byte("changed"))
-		if c.GetCompare().Target == etcdserverpb.Compare_VALUE && c.GetCompare().TargetUnion != nil {
-			c.WithValueBytes([]byte("changed"))
+		for _, b := range [][]byte{c.GetCompare().Key, c.GetCompare().RangeEnd, c.ValueBytes()} {
+			clear(b)
+		}
+		switch u := c.GetCompare().TargetUnion.(type) {
+		case *etcdserverpb.Compare_Version:
+			u.Version++
+		case *etcdserverpb.Compare_CreateRevision:
+			u.CreateRevision++
+		case *etcdserverpb.Compare_ModRevision:
+			u.ModRevision++
+		case *etcdserverpb.Compare_Value:
+			u.Value = nil
+		case *etcdserverpb.Compare_Lease:
+			u.Lease++
 		}
 		c.GetCompare().Result = 9
 		if !proto.Equal(got.GetCompare(), was.GetCompare()) {

@@ -18,6 +18,10 @@ func (q *queue[T]) put(items ...T) {
 	q.mu.Lock()
 	q.items = append(q.items, items...)
 	q.mu.Unlock()
+	q.signal()
+}
+
+func (q *queue[T]) signal() {
 	select {
 	case q.more <- struct{}{}:
 	default:
@@ -37,9 +41,9 @@ func (q *queue[T]) wait(ctx context.Context) bool {
 // gather is take, once whoever is ready to put something has done so: the readers
 // who were woken by one batch are many of those who want the next.
 func (q *queue[T]) gather(n int) []T {
-	for before := -1; before != q.len(); {
-		before = q.len()
+	for before, now := -1, q.len(); before != now && now < n; {
 		runtime.Gosched()
+		before, now = now, q.len()
 	}
 	return q.take(n)
 }
@@ -50,7 +54,7 @@ func (q *queue[T]) len() int {
 	return len(q.items)
 }
 
-// take removes up to n items.
+// take removes up to n items, and wakes another loop if there are more.
 func (q *queue[T]) take(n int) []T {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -58,6 +62,8 @@ func (q *queue[T]) take(n int) []T {
 	out := q.items[:n:n]
 	if q.items = q.items[n:]; len(q.items) == 0 {
 		q.items = nil
+	} else {
+		q.signal()
 	}
 	return out
 }
