@@ -109,6 +109,11 @@ func TestClaimPrefixIsDenied(t *testing.T) {
 					want(t, "cost of a put", n, "Txn=1")
 					want(t, "duration of a put", d, 2*trip)
 				}
+				for range 100 { // however often it is tried
+					if _, err := a.Put(t.Context(), "k", "w"); !errors.Is(err, rpctypes.ErrPermissionDenied) {
+						t.Fatalf("put: %v", err)
+					}
+				}
 				want(t, "read", a.get("k"), "v")
 				time.Sleep(time.Minute)
 				want(t, "claims", len(c.claims()), 1)

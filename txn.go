@@ -148,7 +148,7 @@ func (kv *KV) guarded(ctx context.Context, p *plan) (*clientv3.TxnResponse, erro
 // claim in its way at once. Asking in the same request saves a commit if there
 // is one, and costs about a tenth more if there is none.
 type strangers struct {
-	unmet atomic.Int32 // unowned keys written since a stranger's claim was met
+	unmet atomic.Int32 // keys that asked for nothing since a stranger's claim was met
 }
 
 // wary is for how many keys without one a stranger's claim is expected.
@@ -162,12 +162,11 @@ func (s *strangers) expect(p pin) bool {
 	case p.other:
 		return true
 	}
-	n := s.unmet.Load()
-	if n < wary {
-		s.unmet.Store(n + 1)
-	}
-	return n < wary
+	return s.unmet.Load() < wary
 }
+
+// unneeded is told that a put has asked for nothing.
+func (s *strangers) unneeded() { s.unmet.Add(1) }
 
 // met is told that there was one.
 func (s *strangers) met() { s.unmet.Store(0) }
@@ -217,6 +216,9 @@ func (kv *KV) try(ctx context.Context, p *plan, first bool) (resp *clientv3.TxnR
 			kv.strangers.met()
 		}
 		return nil, way, nil
+	}
+	if q.asks {
+		kv.strangers.unneeded()
 	}
 	s.outcome, s.read = applied, p.readBacks(q, sent)
 	return p.reply(q, sent), way, nil
