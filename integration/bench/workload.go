@@ -69,7 +69,7 @@ func (m mix) measure(e *env) []float64 {
 		workers = append(workers, newWorker(e, m, c, p, quarters))
 	}
 	step := func(g, _ int) { workers[g].step() }
-	e.rate(clients, 2*e.sizes.work, step)
+	e.rate(clients, e.sizes.work, step)
 	return []float64{e.rate(clients, e.sizes.work, step)}
 }
 
