@@ -77,15 +77,7 @@ func (s *session) room(now time.Time) (best *lease) {
 func (s *session) claimLoop(i int) {
 	free := true // the latest batch found every key unclaimed
 	for s.claims.wait(s.ctx) {
-		for {
-			most := s.maxBatch
-			if free {
-				most = s.maxAll
-			}
-			batch := s.claims.gather(most)
-			if len(batch) == 0 {
-				break
-			}
+		for batch := s.nextClaims(free); len(batch) > 0; batch = s.nextClaims(free) {
 			for len(batch) > 0 {
 				l := s.room(time.Now())
 				if l == nil {
@@ -105,9 +97,17 @@ func (s *session) claimLoop(i int) {
 	}
 }
 
-// sendClaims sends claims, which are marked as sent, and settles them, and reports whether every key
-// was unclaimed. If that is expected, it tries to claim all or none, which costs
-// etcd less. If etcd refuses them, one of them is at fault, and none of the others
+// nextClaims takes what is queued, up to what goes into one request.
+func (s *session) nextClaims(all bool) []*claim {
+	if all {
+		return s.claims.gather(s.maxAll)
+	}
+	return s.claims.gather(s.maxBatch)
+}
+
+// sendClaims sends claims, which are marked as sent, settles them, and reports
+// whether every key was unclaimed. If that is expected, it tries to claim all or
+// none, which costs etcd less. If etcd refuses them, one of them is at fault, and none of the others
 // shall suffer for it: they are sent again one by one. Once an outcome is unknown,
 // nothing more is sent.
 //
