@@ -154,9 +154,31 @@ func TestClaimsOfOthersAreKnownFromTheStart(t *testing.T) {
 		a.own("k")
 		b := c.open("b", time.Minute)
 		want(t, "first read of a key that is claimed", b.cost(func() { b.get("k") }), "Range=1")
-		a.put("k", "v")
 		a.Close()
 		want(t, "first read after that", b.cost(func() { b.own("k") }), "Txn=1")
+	})
+}
+
+// The end of a claim overtakes the list of claims that a KV begins with.
+func TestClaimGoesWhileOthersAreListed(t *testing.T) {
+	onCluster(t, memetcd.Options{}, func(t *testing.T, c *cluster) {
+		a := c.open("a", time.Minute)
+		a.own("k")
+		b := c.client("b")
+		listed := b.meet(replyHeld, func(call *memetcd.Call) bool { return call.Method == memetcd.MethodRange })
+		opened := make(chan struct{})
+		go func() {
+			defer close(opened)
+			b.start(time.Minute)
+		}()
+		time.Sleep(10 * trip)
+		a.Close()
+		time.Sleep(10 * trip) // the watch has told
+		want(t, "lists", listed.sent.Load(), 1)
+		close(listed.release)
+		<-opened
+		defer b.Close()
+		want(t, "first read", b.cost(func() { b.own("k") }), "Txn=1")
 	})
 }
 

@@ -54,7 +54,7 @@
 // somebody else owns takes three: one that is refused and revokes, the owner's
 // yield, and the write. It takes one more if the KV did not know, and the last 64
 // keys that it wrote without owning them were nobody's: to be ready to revoke
-// costs a tenth of a put. A deletion of such a key takes four: its first
+// makes every put slower. A deletion of such a key takes four: its first
 // transaction holds no put, so that etcd takes deletions while it is out of
 // space. Deletions of ranges list the claims of the range first.
 //

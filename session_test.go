@@ -296,6 +296,50 @@ func TestQueuesFillThePipeline(t *testing.T) {
 	})
 }
 
+// Invariant I8: a REVOKE overtakes the reply to claims that were made all or none.
+// Its key is given back, and the others are owned.
+func TestI8RevokeOvertakesClaimsOfAllOrNone(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		writer, _ := r.other("writer", 0)
+		defer writer.Close()
+		held := make(chan struct{})
+		r.interceptBatch("a", "b", "c")(func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			resp, err := do(ctx)
+			if names(req, "claims/a") {
+				<-held
+			}
+			return resp, err
+		})
+		put := make(chan error)
+		go func() {
+			_, err := writer.Put(t.Context(), "b", "new")
+			put <- err
+		}()
+		synctest.Wait()
+		select {
+		case err := <-put:
+			if err != nil {
+				t.Error(err)
+			}
+		default:
+			t.Error("the writer waits for the reply to claims that is owed to another KV")
+		}
+		close(held)
+		synctest.Wait()
+		r.wantOwned("a", "c")
+		if r.kv.cache.lookup("b") != nil {
+			t.Error("what the writer asked back is owned")
+		}
+		resp, err := r.kv.Get(t.Context(), "b")
+		if err != nil || len(resp.Kvs) != 1 || string(resp.Kvs[0].Value) != "new" {
+			t.Errorf("read %v, %v", resp, err)
+		}
+		if got := strings.Join(r.claims(), ""); strings.Contains(got, "b") {
+			t.Errorf("claimed are %q", r.claims())
+		}
+	})
+}
+
 // Claims that get no answer are not sent again in another form.
 func TestLostBatchIsSentOnce(t *testing.T) {
 	onRig(t, func(t *testing.T, r *rig) {

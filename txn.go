@@ -146,7 +146,7 @@ func (kv *KV) guarded(ctx context.Context, p *plan) (*clientv3.TxnResponse, erro
 
 // strangers tells whether a put of a key that we do not own should ask for a
 // claim in its way at once. Asking in the same request saves a commit if there
-// is one, and costs about a tenth more if there is none.
+// is one, and makes the put slower if there is none.
 type strangers struct {
 	unmet atomic.Int32 // keys that asked for nothing since a stranger's claim was met
 }
