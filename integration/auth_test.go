@@ -164,10 +164,8 @@ func TestRefusalIsNotAnotherCallers(t *testing.T) {
 	var sent etcdtest.Counter
 	kv := open(t, g.etcd.Client(0, sent.Option(), first.option(), note, etcdtest.As("member", "p")), longTTL)
 
-	// While the claim of one key is under way, those of the others gather.
 	var calls sync.WaitGroup
-	calls.Go(func() { g.reads(kv, "d/first") })
-	<-first.held
+	first.fill(func(key string) { g.reads(kv, key) }, &calls)
 	for _, key := range []string{"d/free", "x/secret", "d/none", "x/secret"} {
 		waits := watch(g.ctx)
 		calls.Go(func() {

@@ -192,7 +192,6 @@ func TestSharedClaimsGiveSeparateReplies(t *testing.T) {
 	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	// While the claim of one key is under way, those of another one gather.
 	g := newGate("first")
 	var sent etcdtest.Counter
 	kv := open(t, etcd.Client(0, sent.Option(), g.option()), longTTL)
@@ -202,8 +201,7 @@ func TestSharedClaimsGiveSeparateReplies(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { _, _ = kv.Get(ctx, "first") })
-	<-g.held
+	g.fill(func(key string) { _, _ = kv.Get(ctx, key) }, &wg)
 	replies := make([]*clientv3.GetResponse, 5)
 	sent.Reset()
 	for i := range replies {

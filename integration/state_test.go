@@ -102,25 +102,37 @@ func (w *world) family(prefix string) (keys []string) {
 	return keys
 }
 
-// gate holds back the first transaction that names a key.
+// pipeline is how many batches of claims a KV has under way at the same time.
+const pipeline = 2
+
+// gate holds back transactions that name a key that begins with prefix.
 type gate struct {
-	key     string
-	held    chan struct{} // closed when it is there
-	release chan struct{} // closed to let it pass
-	once    sync.Once
+	prefix  string
+	held    chan struct{} // gets one for each that is there
+	release chan struct{} // closed to let all pass
 }
 
-func newGate(key string) *gate {
-	return &gate{key: key, held: make(chan struct{}), release: make(chan struct{})}
+func newGate(prefix string) *gate {
+	return &gate{prefix: prefix, held: make(chan struct{}), release: make(chan struct{})}
+}
+
+// fill has as many claims under way as there can be batches of them, so that those
+// of other keys gather behind them.
+func (g *gate) fill(read func(key string), calls *sync.WaitGroup) {
+	for i := range pipeline {
+		calls.Go(func() { read(fmt.Sprint(g.prefix, i)) })
+		<-g.held
+	}
 }
 
 func (g *gate) option() etcdtest.ClientOption {
 	return etcdtest.Intercept(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-		if names(req, g.key) {
-			g.once.Do(func() {
-				close(g.held)
+		if names(req, g.prefix) {
+			select {
+			case g.held <- struct{}{}:
 				<-g.release
-			})
+			case <-g.release:
+			}
 		}
 		return invoke(ctx, method, req, reply, cc, opts...)
 	})
