@@ -53,7 +53,7 @@ func TestDocument(t *testing.T) {
 			{name: "Hit", want: mostOf(1.1, floorSubject), figures: of(0, 0, 210, 200)},
 		}},
 		{group: "Two", rows: []*row{
-			{name: "First", want: mostOfRow(1.15, "A | B", "plain A"), figures: of(300e3, 0, 630e3, 0)},
+			{name: "First", want: mostOfRow(1.15, "A | B", contender.Plain, "plain A"), figures: of(300e3, 0, 630e3, 0)},
 			{name: "Slow", unit: perSecond, want: least(5, "5"), figures: of(0, 2, 1, 0)},
 			{name: "Missing", unit: perSecond, want: leastOf(0.9, contender.Plain), figures: of(0, 0, 1, 0)},
 		}},

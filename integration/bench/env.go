@@ -27,11 +27,15 @@ type env struct {
 	subject  int
 	round    int
 	endpoint string    // of the subject's etcd; empty for the floor
+	server   *server   // that etcd; nil for the floor
+	profiles string    // the folder for profiles; empty for none
+	row      string    // the name of the first row that is measured
 	progress io.Writer // for measurements that take long
 	keep     func(kind string, latencies []float64)
 
-	loader  *clientv3.Client // a plain client, made when it is first needed
-	closers []func()
+	profiled int              // how many profiles there are
+	loader   *clientv3.Client // a plain client, made when it is first needed
+	closers  []func()
 }
 
 // attempt runs a measurement and closes what it has opened.

@@ -24,6 +24,7 @@ func main() {
 	flag.StringVar(&o.plots, "plots", "", "write the plots to this `folder`")
 	flag.StringVar(&o.run, "run", "", "run only what has a row whose name matches this `regexp`")
 	flag.StringVar(&o.dir, "dir", "", "`folder` on the disk that etcd shall write to; empty means the one for temporary files")
+	flag.StringVar(&o.profile, "profile", "", "write CPU profiles of what is timed to this `folder`, the server's and the client's")
 	flag.IntVar(&o.rounds, "rounds", 5, "how often each contender has its turn")
 	flag.BoolVar(&o.short, "short", false, "small sizes, to see that it works: the figures mean nothing")
 	data := flag.String("serve", "", "run an etcd with its data in this `folder`, as the program does for itself")
@@ -43,9 +44,9 @@ func main() {
 }
 
 type options struct {
-	out, plots, run, dir string
-	rounds               int
-	short                bool
+	out, plots, run, dir, profile string
+	rounds                        int
+	short                         bool
 }
 
 // bench measures, and writes what was asked for, even if something failed.
@@ -54,7 +55,7 @@ func (o options) bench(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := suite{sizes: fullSizes(), rounds: o.rounds, dir: o.dir, out: os.Stdout, progress: os.Stderr}
+	s := suite{sizes: fullSizes(), rounds: o.rounds, dir: o.dir, profiles: o.profile, out: os.Stdout, progress: os.Stderr}
 	if o.short {
 		s.sizes = shortSizes()
 	}

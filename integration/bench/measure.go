@@ -38,6 +38,7 @@ func (e *env) cost(op func(i int)) cost {
 // each took, in nanoseconds.
 func (e *env) latencies(keys []string, op func(key string)) []float64 {
 	runtime.GC()
+	defer e.profile()()
 	all := make([]float64, len(keys))
 	for i, k := range keys {
 		begin := time.Now()
@@ -50,6 +51,7 @@ func (e *env) latencies(keys []string, op func(key string)) []float64 {
 // rate has so many goroutines do op again and again for a time, and returns
 // how many there were in a second. i counts for each goroutine.
 func (e *env) rate(width int, d time.Duration, op func(g, i int)) float64 {
+	defer e.profile()()
 	var total atomic.Int64
 	var over atomic.Bool
 	begin := time.Now()
@@ -69,6 +71,7 @@ func (e *env) rate(width int, d time.Duration, op func(g, i int)) float64 {
 // how many that makes in a second.
 func (e *env) rateOf(width, n int, op func(i int)) float64 {
 	runtime.GC()
+	defer e.profile()()
 	begin := time.Now()
 	e.share(width, n, op)
 	return float64(n) / time.Since(begin).Seconds()

@@ -96,9 +96,9 @@ func leastOf(factor float64, subject int) *target {
 	return &target{text: fmt.Sprintf("≥ %v × %s", factor, subjectName(subject)), factor: factor, of: sameRow, subject: subject, atLeast: true}
 }
 
-// mostOfRow compares with the plain client's figure in another row.
-func mostOfRow(factor float64, row, what string) *target {
-	return &target{text: fmt.Sprintf("≤ %v × %s", factor, what), factor: factor, of: row, subject: contender.Plain}
+// mostOfRow compares with a subject's figure in another row.
+func mostOfRow(factor float64, row string, subject int, what string) *target {
+	return &target{text: fmt.Sprintf("≤ %v × %s", factor, what), factor: factor, of: row, subject: subject}
 }
 
 func subjectName(subject int) string {

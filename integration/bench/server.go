@@ -27,8 +27,7 @@ func serve(dir string) error {
 	}
 	defer etcd.Close()
 	fmt.Println(etcd.Endpoint(0))
-	_, err = io.Copy(io.Discard, os.Stdin)
-	return err
+	return obey(os.Stdin)
 }
 
 // server is an etcd in a process of its own, so that neither its garbage nor
@@ -37,7 +36,7 @@ type server struct {
 	endpoint string
 	dir      string
 	cmd      *exec.Cmd
-	stdin    io.Closer
+	stdin    io.WriteCloser
 }
 
 // startServer starts one with its data in a new folder in dir.

@@ -27,6 +27,7 @@ type suite struct {
 	sizes       *sizes
 	rounds      int
 	dir         string // for the data of the servers
+	profiles    string // where to write CPU profiles; empty for none
 	out         io.Writer
 	progress    io.Writer
 
@@ -156,9 +157,9 @@ func stopServers(servers [subjects]*server) error {
 func (s *suite) cell(ctx context.Context, x *experiment, subject, round int, srv *server) error {
 	ctx, cancel := context.WithTimeout(ctx, cellLimit)
 	defer cancel()
-	e := &env{ctx: ctx, sizes: s.sizes, subject: subject, round: round, progress: s.progress}
+	e := &env{ctx: ctx, sizes: s.sizes, subject: subject, round: round, progress: s.progress, profiles: s.profiles, row: x.rows[0].name}
 	if srv != nil {
-		e.endpoint = srv.endpoint
+		e.endpoint, e.server = srv.endpoint, srv
 	}
 	e.keep = func(kind string, latencies []float64) {
 		if s.samples[kind] == nil {
