@@ -3,6 +3,7 @@ package leasing
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -30,9 +31,10 @@ type cache struct {
 	// Nothing that blocks happens under it: no I/O, no channel operation but
 	// close, no log, no callback. Readers of published entries never take it.
 	mu      sync.Mutex
-	barring []*write // unsettled writes that bar ranges from being claimed
-	aging   []*entry // idle entries, kept for their rest
-	owning  clock    // owned entries
+	barring []*write      // unsettled writes that bar ranges from being claimed
+	aging   []*entry      // idle entries, kept for their rest
+	owning  clock         // owned entries
+	usual   time.Duration // how long a key rests that is asked back for the first time
 }
 
 // state is what the cache knows of the claim of one key.
@@ -115,7 +117,7 @@ type yield struct {
 }
 
 // newCache returns a cache that owns up to limit keys.
-func newCache(limit int) *cache { return &cache{entries: newIndex(), limit: limit} }
+func newCache(limit int) *cache { return &cache{entries: newIndex(), limit: limit, usual: restMin} }
 
 // lookup returns what readers of key may be told, or nil. It takes no lock.
 // The caller must check afterwards that the snapshot's lease is live.

@@ -124,7 +124,7 @@ func (c *cache) settleClaim(cl *claim, r claimReply, now time.Time) (out []yield
 		return c.disownLocked(r.other.key, r.other.grant)
 	case r.other != nil && cl.deleted > r.other.grant: // it is gone since
 	case r.other != nil:
-		e.heldLocked(r.other.grant, now)
+		e.heldLocked(*r.other, now)
 	case r.denied, r.hdr != nil: // refused; or the key carries a lease of its own
 		p := e.pauseLocked(now)
 		p.until, p.brief = later(p.until, now.Add(deniedPause)), false

@@ -48,7 +48,7 @@ func (c *cache) revoked(r claimRecord, ours bool, now time.Time) (out []yield) {
 			c.dropLocked(e)
 			e = c.entryLocked(r.key)
 		}
-		e.heldLocked(r.grant, now)
+		e.heldLocked(r, now)
 		c.restLocked(e, false, now)
 	case e.state == claiming:
 		// It has overtaken the reply of the claim, or is older than the claim.

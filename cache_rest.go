@@ -2,6 +2,8 @@ package leasing
 
 import (
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // When the cache lets a key be claimed again.
@@ -19,9 +21,10 @@ type pause struct {
 	brief bool
 	freed int64
 
-	// Somebody else's claim that is there, as far as is known: its grant, or 0,
-	// and until when that is believed.
+	// Somebody else's claim that is there, as far as is known: its grant, or 0, its
+	// lease, and until when that is believed.
 	holder  int64
+	lease   clientv3.LeaseID
 	foreign time.Time
 }
 
@@ -103,7 +106,8 @@ func (c *cache) ageLocked(now time.Time) {
 // back soon after its rest: else readers who take it at once would starve a
 // writer who needs longer than that rest. For the same reason it doubles if
 // another who took it was asked so soon: with many readers, the writer would
-// have to wait for each in turn.
+// have to wait for each in turn. The first rest of a key is as long as is usual: it
+// is longer where most grants of ours do not pay.
 //
 // The rest of a key that has been read enough may be cut short: see written.
 // Then a writer who is far away may be overtaken by others again and again. So
@@ -118,8 +122,10 @@ func (c *cache) restLocked(e *entry, wasOurs bool, now time.Time) {
 			p.rested = p.until
 		}
 		switch soon := now.Sub(p.rested) < payoffRests*p.length; {
+		case p.length == 0 && !paid:
+			p.length = c.usual
 		case wasOurs && !paid, !p.cut && soon:
-			p.length = min(max(2*p.length, restMin), restMax)
+			p.length = min(2*p.length, restMax)
 		case !p.cut && wasOurs:
 			p.length = restMin
 		default:
@@ -127,6 +133,12 @@ func (c *cache) restLocked(e *entry, wasOurs bool, now time.Time) {
 		}
 		p.until = later(p.until, now.Add(p.length))
 		p.cut, p.brief, p.freed = false, paid && now.Before(p.rested.Add(wholeRests*p.length)), 0
+	}
+	switch {
+	case wasOurs && paid:
+		c.usual = max(c.usual/2, restMin)
+	case wasOurs:
+		c.usual = min(2*c.usual, restMax)
 	}
 	c.tidyLocked(e)
 	c.ageLocked(now)
@@ -170,15 +182,27 @@ func (c *cache) taken(r claimRecord, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.entryLocked(r.key)
-	e.heldLocked(r.grant, now)
+	e.heldLocked(r, now)
 	c.tidyLocked(e)
 	c.ageLocked(now)
 }
 
-func (e *entry) heldLocked(grant int64, now time.Time) {
-	if p := e.pauseLocked(now); grant >= p.holder {
-		p.holder, p.foreign = grant, now.Add(foreignPause)
+func (e *entry) heldLocked(r claimRecord, now time.Time) {
+	if p := e.pauseLocked(now); r.grant >= p.holder {
+		p.holder, p.lease, p.foreign = r.grant, r.lease, now.Add(foreignPause)
 	}
+}
+
+// holders returns the claims of others on keys, as far as they are known.
+func (c *cache) holders(keys []string) (held []claimRecord) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, k := range keys {
+		if e := c.entries.get(k); e != nil && e.pause != nil && e.pause.holder > 0 {
+			held = append(held, claimRecord{key: k, grant: e.pause.holder, lease: e.pause.lease})
+		}
+	}
+	return held
 }
 
 // goneLocked takes in that the claim of somebody else's under grant, or an older

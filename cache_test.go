@@ -596,8 +596,8 @@ func TestI14ReconcileAnswersRevokes(t *testing.T) {
 		reconcile @20 a@3,ours,revoked b@5,ours j@4,ours,revoked x@2,theirs,revoked  => yield a@3 j@4
 		state a                 => yielding@3 rests=250ms
 		read b                  => v@3 5
-		state j                 => yielding@4 rests=250ms
-		state x                 => idle rests=250ms foreign=1m0s
+		state j                 => yielding@4 rests=500ms # a did not pay
+		state x                 => idle rests=500ms foreign=1m0s
 	`)
 }
 
@@ -801,6 +801,25 @@ func TestRestIsForgottenAfterAWhile(t *testing.T) {
 	s.play("wait 1ns")
 	s.play(`revoked y@8 theirs
 	        state k => none`)
+}
+
+// Where most grants do not pay, a key rests for longer the first time it is asked
+// back. One that has paid does not.
+func TestFirstRestIsAsLongAsUsual(t *testing.T) {
+	s := newScript(t)
+	ends := func(key string, grant int64, reads string, rest time.Duration) {
+		s.t.Helper()
+		s.play(owning(key, grant) + reads + fmt.Sprintf("revoked %s@%d ours => yield %s@%d \n yielded %s@%d", key, grant, key, grant, key, grant))
+		s.play(fmt.Sprintf("state %s => idle rests=%v", key, rest))
+	}
+	for i, rest := range []time.Duration{restMin, 2 * restMin, 4 * restMin, 8 * restMin, 16 * restMin, restMax, restMax} {
+		ends(fmt.Sprint("k", i), int64(5+i), "", rest)
+	}
+	for i := range 4 {
+		ends(fmt.Sprint("p", i), int64(20+i), strings.Repeat(fmt.Sprintf("read p%d => v@3 %d \n", i, 20+i), payoff), restMin)
+	}
+	ends("q", 30, "", restMax/16)
+	s.play(fmt.Sprintf("revoked x@31 theirs \n state x => idle rests=%v foreign=1m0s", restMax/8))
 }
 
 // A key that was asked back rests, whatever overtakes what: else readers could

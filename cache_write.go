@@ -21,7 +21,6 @@ type pin struct {
 	entry *entry
 	grant int64 // 0 if it was not owned
 	ours  bool  // not owned, but a claim of ours may be there
-	other bool  // not owned, and a claim of somebody else's is there, as far as is known
 }
 
 // begin opens a write of ours to points, each named once, and to ranges. Until
@@ -71,8 +70,6 @@ func pinLocked(e *entry) pin {
 	p := pin{entry: e, ours: e.state == yielding || e.state == claiming}
 	if e.state == owned {
 		p.grant = e.grant
-	} else {
-		p.other = e.pause != nil && e.pause.holder > 0
 	}
 	return p
 }

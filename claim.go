@@ -62,33 +62,15 @@ func (l layout) spare(r keyRange) []keyRange {
 	return parts
 }
 
-// claimOp claims key for lease, unless somebody has it or the key carries a
+// claim claims key for lease, unless somebody has it or the key carries a
 // lease of its own: such a key can vanish without anybody's consent. Either
 // way it reads the key; if it is refused, it reads the claim in the way too.
-func (l layout) claimOp(key string, lease clientv3.LeaseID) clientv3.Op {
-	return clientv3.OpTxn(l.free(nil, key), l.take(nil, key, lease), []clientv3.Op{
-		clientv3.OpGet(key),
-		clientv3.OpGet(l.claimKey(key)),
-	})
-}
-
-// claimAllOp claims all of keys for lease, or none of them.
-func (l layout) claimAllOp(keys []string, lease clientv3.LeaseID) clientv3.Op {
-	cmps, ops := make([]clientv3.Cmp, 0, 2*len(keys)), make([]clientv3.Op, 0, 2*len(keys))
-	for _, key := range keys {
-		cmps, ops = l.free(cmps, key), l.take(ops, key, lease)
+func (l layout) claim(key string, lease clientv3.LeaseID) clause {
+	return clause{
+		cmps: []clientv3.Cmp{l.holds(key, 0), clientv3.Compare(clientv3.LeaseValue(key), "=", 0)},
+		then: []clientv3.Op{clientv3.OpGet(key), clientv3.OpPut(l.claimKey(key), "", clientv3.WithLease(lease))},
+		els:  []clientv3.Op{clientv3.OpGet(key), clientv3.OpGet(l.claimKey(key))},
 	}
-	return clientv3.OpTxn(cmps, ops, nil)
-}
-
-// free appends the guards of a claim of key.
-func (l layout) free(cmps []clientv3.Cmp, key string) []clientv3.Cmp {
-	return append(cmps, l.holds(key, 0), clientv3.Compare(clientv3.LeaseValue(key), "=", 0))
-}
-
-// take appends what a claim of key does.
-func (l layout) take(ops []clientv3.Op, key string, lease clientv3.LeaseID) []clientv3.Op {
-	return append(ops, clientv3.OpGet(key), clientv3.OpPut(l.claimKey(key), "", clientv3.WithLease(lease)))
 }
 
 // beaconOp claims the empty key, which nobody can want, for lease: an event for
@@ -97,43 +79,42 @@ func (l layout) beaconOp(lease clientv3.LeaseID) clientv3.Op {
 	return clientv3.OpPut(l.claimKey(""), "", clientv3.WithLease(lease))
 }
 
-// revokeOp asks the owner that holds key under grant to give it back, once. If
+// revoke asks the owner that holds key under grant to give it back, once. If
 // there is nothing to ask for (the claim is gone, is another one, or has been
 // revoked already) it reads the claim instead. What holds anything else is not a
 // claim, and is not written over.
-func (l layout) revokeOp(key string, grant int64) clientv3.Op {
+func (l layout) revoke(key string, grant int64) clause {
 	claim := l.claimKey(key)
-	return clientv3.OpTxn(
-		[]clientv3.Cmp{
-			l.holds(key, grant),
-			clientv3.Compare(clientv3.Value(claim), "=", ""),
-		},
-		[]clientv3.Op{clientv3.OpPut(claim, revokeValue, clientv3.WithIgnoreLease())},
-		[]clientv3.Op{clientv3.OpGet(claim)})
+	return clause{
+		cmps: []clientv3.Cmp{l.holds(key, grant), clientv3.Compare(clientv3.Value(claim), "=", "")},
+		then: []clientv3.Op{clientv3.OpPut(claim, revokeValue, clientv3.WithIgnoreLease())},
+		els:  []clientv3.Op{clientv3.OpGet(claim)},
+	}
 }
 
-// revokeAnyOp is revokeOp for whoever holds key. The value of a claim that is not
+// revokeAny is revoke for whoever holds key. The value of a claim that is not
 // there equals nothing.
-func (l layout) revokeAnyOp(key string) clientv3.Op {
+func (l layout) revokeAny(key string) clause {
 	claim := l.claimKey(key)
-	return clientv3.OpTxn(
-		[]clientv3.Cmp{clientv3.Compare(clientv3.Value(claim), "=", "")},
-		[]clientv3.Op{clientv3.OpPut(claim, revokeValue, clientv3.WithIgnoreLease())},
-		nil)
+	return clause{
+		cmps: []clientv3.Cmp{clientv3.Compare(clientv3.Value(claim), "=", "")},
+		then: []clientv3.Op{clientv3.OpPut(claim, revokeValue, clientv3.WithIgnoreLease())},
+		els:  []clientv3.Op{clientv3.OpGet(claim)},
+	}
 }
 
-// yieldOp deletes the claim that y describes, and no other. If the reply that
+// yield deletes the claim that y describes, and no other. If the reply that
 // would have told its grant was lost, it only looks for the claim. Deleting
 // whatever hangs on our lease would not do: sent again after a lost reply, the
 // first of the two could arrive late, and hit a later claim of ours.
 //
 // Invariant: I5. The guard is an equality, so that no other claim is hit.
-func (l layout) yieldOp(y yield) clientv3.Op {
+func (l layout) yield(y yield) clause {
 	claim := l.claimKey(y.key)
 	if y.grant == 0 {
-		return clientv3.OpTxn(nil, []clientv3.Op{clientv3.OpGet(claim)}, nil)
+		return clause{then: []clientv3.Op{clientv3.OpGet(claim)}}
 	}
-	return clientv3.OpTxn([]clientv3.Cmp{l.holds(y.key, y.grant)}, []clientv3.Op{clientv3.OpDelete(claim)}, nil)
+	return clause{cmps: []clientv3.Cmp{l.holds(y.key, y.grant)}, then: []clientv3.Op{clientv3.OpDelete(claim)}}
 }
 
 // holds is the guard that key is held under grant; 0 means by nobody.

@@ -42,24 +42,25 @@ func comparing(c clientv3.Cmp) clientv3.Op { return clientv3.OpTxn([]clientv3.Cm
 // What other implementations of the same format see. It is not ours to change.
 func TestWireFormat(t *testing.T) {
 	l := newLayout("leasing/")
+	op := func(c clause) clientv3.Op { return c.op() }
 	for _, tc := range []struct {
 		name string
 		op   clientv3.Op
 		want string
 	}{
-		{"claim", l.claimOp("k", 7), `
+		{"claim", op(l.claim("k", 7)), `
 			compare { key: "leasing/k" target: CREATE result: EQUAL create_revision: 0 }
 			compare { key: "k" target: LEASE result: EQUAL lease: 0 }
 			success { request_range { key: "k" } }
 			success { request_put { key: "leasing/k" lease: 7 } }
 			failure { request_range { key: "k" } }
 			failure { request_range { key: "leasing/k" } }`},
-		{"revoke", l.revokeOp("k", 5), `
+		{"revoke", op(l.revoke("k", 5)), `
 			compare { key: "leasing/k" target: CREATE result: EQUAL create_revision: 5 }
 			compare { key: "leasing/k" target: VALUE value: "" }
 			success { request_put { key: "leasing/k" value: "REVOKE" ignore_lease: true } }
 			failure { request_range { key: "leasing/k" } }`},
-		{"claim all or none", l.claimAllOp([]string{"j", "k"}, 7), `
+		{"claim all or none", op(join([]clause{l.claim("j", 7), l.claim("k", 7)})), `
 			compare { key: "leasing/j" target: CREATE create_revision: 0 }
 			compare { key: "j" target: LEASE lease: 0 }
 			compare { key: "leasing/k" target: CREATE create_revision: 0 }
@@ -68,13 +69,14 @@ func TestWireFormat(t *testing.T) {
 			success { request_put { key: "leasing/j" lease: 7 } }
 			success { request_range { key: "k" } }
 			success { request_put { key: "leasing/k" lease: 7 } }`},
-		{"revoke whoever has it", l.revokeAnyOp("k"), `
+		{"revoke whoever has it", op(l.revokeAny("k")), `
 			compare { key: "leasing/k" target: VALUE value: "" }
-			success { request_put { key: "leasing/k" value: "REVOKE" ignore_lease: true } }`},
-		{"yield", l.yieldOp(yield{key: "k", grant: 5}), `
+			success { request_put { key: "leasing/k" value: "REVOKE" ignore_lease: true } }
+			failure { request_range { key: "leasing/k" } }`},
+		{"yield", op(l.yield(yield{key: "k", grant: 5})), `
 			compare { key: "leasing/k" target: CREATE result: EQUAL create_revision: 5 }
 			success { request_delete_range { key: "leasing/k" } }`},
-		{"yield of a grant that was never told", l.yieldOp(yield{key: "k", lease: &lease{id: 7}}), `
+		{"yield of a grant that was never told", op(l.yield(yield{key: "k", lease: &lease{id: 7}})), `
 			success { request_range { key: "leasing/k" } }`},
 		{"guard of an owned key", comparing(l.holds("k", 5)), `
 			compare { key: "leasing/k" target: CREATE result: EQUAL create_revision: 5 }`},

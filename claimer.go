@@ -1,14 +1,12 @@
 package leasing
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 )
 
@@ -106,24 +104,23 @@ func (s *session) nextClaims(all bool) []*claim {
 }
 
 // sendClaims sends claims, which are marked as sent, settles them, and reports
-// whether every key was unclaimed. If that is expected, it tries to claim all or
-// none, which costs etcd less. If etcd refuses them, one of them is at fault, and none of the others
-// shall suffer for it: they are sent again one by one. Once an outcome is unknown,
-// nothing more is sent.
+// whether every key was unclaimed. That may be expected. If etcd refuses them, one of
+// them is at fault, and none of the others shall suffer for it: they are sent again
+// one by one. Once an outcome is unknown, nothing more is sent.
 //
 // Invariant: I3. Only what was refused is sent again.
 func (s *session) sendClaims(batch []*claim, l *lease, expected bool) (free bool) {
 	free = true
-	n, all := len(batch), expected && len(batch) > 1
-	for len(batch) > 0 {
-		part := batch[:n]
-		resp, err := s.requestClaims(part, l, all)
+	for n := len(batch); len(batch) > 0; {
+		clauses := make([]clause, n)
+		for i, cl := range batch[:n] {
+			clauses[i] = s.layout.claim(cl.key, l.id)
+		}
+		resp, err := s.batch(callTimeout, clauses, expected)
 		switch {
-		case err == nil && resp == nil: // somebody has one of the keys
-			all, free = false, false
 		case err == nil:
 			s.holdClaims(nil)
-			s.settleClaims(part, resp, claimReply{})
+			s.settleClaims(batch[:n], resp, claimReply{})
 			for _, t := range resp.txns {
 				free = free && t.Succeeded
 			}
@@ -134,41 +131,18 @@ func (s *session) sendClaims(batch []*claim, l *lease, expected bool) (free bool
 			return free
 		case outcomeOf(err) == unknown:
 			s.holdClaims(err)
-			s.settleClaims(part, nil, claimReply{outcome: unknown})
+			s.settleClaims(batch[:n], nil, claimReply{outcome: unknown})
 			s.settleClaims(batch[n:], nil, claimReply{outcome: refused})
 			return free
 		case n == 1:
-			s.denied(part[0].key, err)
-			s.settleClaims(part, nil, claimReply{outcome: refused, denied: true})
-			batch = batch[n:]
+			s.denied(batch[0].key, err)
+			s.settleClaims(batch[:1], nil, claimReply{outcome: refused, denied: true})
+			batch = batch[1:]
 		default:
-			n, all, free = 1, false, false
+			n, free = 1, false
 		}
 	}
 	return free
-}
-
-// requestClaims sends claims, each for itself, or all or none. There is no reply
-// if it was none.
-func (s *session) requestClaims(claims []*claim, l *lease, all bool) (*batchReply, error) {
-	if !all {
-		return s.batch(callTimeout, len(claims), func(i int) clientv3.Op { return s.layout.claimOp(claims[i].key, l.id) })
-	}
-	keys := make([]string, len(claims))
-	for i, cl := range claims {
-		keys[i] = cl.key
-	}
-	ctx, cancel := context.WithTimeout(s.ctx, callTimeout)
-	defer cancel()
-	resp, err := s.kv.Do(ctx, s.layout.claimAllOp(keys, l.id))
-	if err != nil || !resp.Txn().Succeeded {
-		return nil, err
-	}
-	r := &batchReply{header: resp.Txn().Header, txns: make([]*etcdserverpb.TxnResponse, len(keys))}
-	for i := range keys {
-		r.txns[i] = &etcdserverpb.TxnResponse{Succeeded: true, Responses: resp.Txn().Responses[2*i : 2*i+2]}
-	}
-	return r, nil
 }
 
 func (s *session) setSending(i int, t time.Time) {

@@ -288,7 +288,8 @@ func (p *plan) request(w *write, listed int64, asks bool) request {
 			}
 		}
 		if asks {
-			q.els = append(q.els, p.layout.revokeAnyOp(p.points[0]))
+			revoke := p.layout.revokeAny(p.points[0])
+			q.els = append(q.els, revoke.op())
 		}
 	}
 	q.listing = len(q.els)

@@ -57,7 +57,8 @@ func TestI4I5PlannedRequests(t *testing.T) {
 			failure { request_range { key: "claims/k" } }
 			failure { request_txn {
 				compare { key: "claims/k" target: VALUE value: "" }
-				success { request_put { key: "claims/k" value: "REVOKE" ignore_lease: true } } } }`},
+				success { request_put { key: "claims/k" value: "REVOKE" ignore_lease: true } }
+				failure { request_range { key: "claims/k" } } } }`},
 		{"put of an owned key", then(clientv3.OpPut("k", "v")), map[string]int64{"k": 7}, "", `
 			compare { key: "claims/k" target: CREATE create_revision: 7 }
 			success { request_put { key: "k" value: "v" } }

@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/metadata"
@@ -19,7 +18,7 @@ import (
 // REVOKEs, and tells waiting writers that a claim is gone. It never decides
 // who owns a key: that is for the cache.
 //
-// It has six goroutines, whatever the number of keys, and a few for the calls
+// It has eight goroutines, whatever the number of keys, and a few for the calls
 // of one of them; all run under its own context, never a caller's, and end with
 // close. A stream that a caller reads has one more, until it has been read.
 type session struct {
@@ -32,8 +31,8 @@ type session struct {
 
 	ttl      int64              // of leases to be granted, in seconds
 	perLease int                // the most claims on one lease
-	maxBatch int                // the most claims, yields or revokes in one request
-	maxAll   int                // the most claims in one that is for all of them or none
+	maxBatch int                // the most clauses in one request
+	maxAll   int                // the most in one that is for all of them or none, if a clause has two comparisons
 	handed   clientv3.LeaseID   // bounds the life of the session, if not zero
 	life     context.Context    // so does this
 	unbind   func() bool        // stops following life
@@ -50,6 +49,8 @@ type session struct {
 
 	claims  queue[*claim]
 	yields  queue[yield]
+	asks    queue[string]
+	mute    atomic.Int64 // no asks before, in nanoseconds since 1970
 	waiters waiters
 
 	kick  chan struct{} // wakes keepLoop
@@ -80,8 +81,8 @@ const (
 	// maxBatch claims, yields or revokes go into one transaction, if etcd's
 	// --max-txn-ops, less the two that each of them nests, allows it.
 	maxBatch = 100
-	// pipeline is how many batches of claims, and of yields, are under way at the
-	// same time: etcd syncs one to disk while it applies another.
+	// pipeline is how many batches of claims, of yields, and of REVOKEs are under
+	// way at the same time: etcd syncs one to disk while it applies another.
 	pipeline = 2
 
 	// callTimeout bounds a request of the session's own.
@@ -101,6 +102,7 @@ func (s *session) start() {
 	s.ready = make(chan struct{})
 	s.claims.more = make(chan struct{}, 1)
 	s.yields.more = make(chan struct{}, 1)
+	s.asks.more = make(chan struct{}, 1)
 	s.ids = make(map[clientv3.LeaseID]struct{})
 	s.pace = backoff{first: 100 * time.Millisecond, last: 10 * time.Second}
 	s.relisten = func() {}
@@ -112,6 +114,7 @@ func (s *session) start() {
 	for i := range pipeline {
 		s.wg.Go(func() { s.claimLoop(i) })
 		s.wg.Go(s.yieldLoop)
+		s.wg.Go(s.askLoop)
 	}
 	s.keepers.Go(s.keepLoop)
 }
@@ -244,42 +247,4 @@ func (s *session) drop(l *lease, why string) {
 		s.log.Info("leasing: lease is over, its keys are dropped", zap.String("why", why), zap.Int64("lease", int64(l.id)))
 		s.retire(l)
 	}
-}
-
-// batchReply is the answer to a batch: one for each of its transactions.
-type batchReply struct {
-	header *etcdserverpb.ResponseHeader
-	txns   []*etcdserverpb.TxnResponse
-}
-
-// batch sends n transactions under the session's own context.
-func (s *session) batch(timeout time.Duration, n int, op func(int) clientv3.Op) (*batchReply, error) {
-	ctx, cancel := context.WithTimeout(s.ctx, timeout)
-	defer cancel()
-	return s.send(ctx, n, op)
-}
-
-// send sends n transactions in one request, and so in one raft entry.
-func (s *session) send(ctx context.Context, n int, op func(int) clientv3.Op) (*batchReply, error) {
-	if n == 1 {
-		resp, err := s.kv.Do(ctx, op(0))
-		if err != nil {
-			return nil, err
-		}
-		txn := (*etcdserverpb.TxnResponse)(resp.Txn())
-		return &batchReply{txn.Header, []*etcdserverpb.TxnResponse{txn}}, nil
-	}
-	ops := make([]clientv3.Op, n)
-	for i := range ops {
-		ops[i] = op(i)
-	}
-	resp, err := s.kv.Do(ctx, clientv3.OpTxn(nil, ops, nil))
-	if err != nil {
-		return nil, err
-	}
-	r := &batchReply{header: resp.Txn().Header, txns: make([]*etcdserverpb.TxnResponse, n)}
-	for i, t := range resp.Txn().Responses {
-		r.txns[i] = t.GetResponseTxn()
-	}
-	return r, nil
 }

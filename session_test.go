@@ -18,6 +18,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/etcd-leasing/leasing/internal/memetcd"
@@ -270,6 +272,29 @@ func TestClaimsOfABatchThatIsNotFree(t *testing.T) {
 			t.Errorf("the batch after it took %d requests, want 1", n)
 		}
 		r.wantOwned("d", "e")
+	})
+}
+
+// Invariant I3: claims of which the outcome is unknown are not sent again, be it one
+// by one. What came of them is given up.
+func TestI3ClaimsOfUnknownOutcomeAreSentOnce(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		sent := 0
+		r.interceptBatch("a", "b", "c")(func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			resp, err := do(ctx)
+			if names(req, "b") { // a claim: whatever else is sent names no key but its claim
+				sent++
+				return nil, status.Error(codes.Unknown, "the reply is lost")
+			}
+			return resp, err
+		})
+		time.Sleep(time.Second)
+		if sent != 1 {
+			t.Errorf("they were sent %d times", sent)
+		}
+		if keys := r.claims(); slices.Contains(keys, "b") {
+			t.Errorf("claims that were given up are still there: %q", keys)
+		}
 	})
 }
 

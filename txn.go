@@ -127,11 +127,18 @@ func (kv *KV) guarded(ctx context.Context, p *plan) (*clientv3.TxnResponse, erro
 		if err := kv.closed(); err != nil {
 			return nil, err
 		}
+		asked := false
+		if tries == 0 {
+			var err error
+			if asked, err = kv.askFirst(ctx, p, &pace); err != nil {
+				return nil, err
+			}
+		}
 		var known *waiter // Invariant: I14. Waiters register before they send.
 		if p.single() {
 			known = kv.session.waiters.join(p.points[0])
 		}
-		resp, way, err := kv.try(ctx, p, tries == 0)
+		resp, way, err := kv.try(ctx, p, tries == 0 && !asked)
 		if resp == nil && err == nil {
 			err = kv.clear(ctx, way, known, tries, &pace)
 		}
@@ -142,6 +149,23 @@ func (kv *KV) guarded(ctx context.Context, p *plan) (*clientv3.TxnResponse, erro
 			return resp, err
 		}
 	}
+}
+
+// askFirst asks for the keys of p that others own, as far as is known, and waits
+// until they are given back: a write that would be refused is not sent. It does not
+// wait for long, as what is known may be old.
+func (kv *KV) askFirst(ctx context.Context, p *plan, pace *backoff) (asked bool, err error) {
+	held := kv.cache.holders(p.points)
+	if len(held) == 0 {
+		return false, nil
+	}
+	keys := keysOf(held)
+	w := kv.session.waiters.join(keys...)
+	defer kv.session.waiters.leave(w)
+	if !kv.session.ask(keys) {
+		return false, nil
+	}
+	return true, kv.waitFor(ctx, w, held, pace)
 }
 
 // strangers tells whether a put of a key that we do not own should ask for a
@@ -156,13 +180,7 @@ const wary = 64
 
 // expect reports whether there may be a claim of somebody else's on the key of p.
 func (s *strangers) expect(p pin) bool {
-	switch {
-	case p.grant != 0 || p.ours:
-		return false
-	case p.other:
-		return true
-	}
-	return s.unmet.Load() < wary
+	return p.grant == 0 && !p.ours && s.unmet.Load() < wary
 }
 
 // unneeded is told that a put has asked for nothing.
@@ -287,11 +305,7 @@ func (kv *KV) clear(ctx context.Context, way blockers, known *waiter, tries int,
 	}
 	w := known
 	if w == nil {
-		keys := make([]string, len(way.claims))
-		for i, r := range way.claims {
-			keys[i] = r.key
-		}
-		w = kv.session.waiters.join(keys...)
+		w = kv.session.waiters.join(keysOf(way.claims)...)
 		defer kv.session.waiters.leave(w)
 	}
 	var ask []claimRecord
@@ -310,11 +324,24 @@ func (kv *KV) clear(ctx context.Context, way blockers, known *waiter, tries int,
 	case err != nil:
 		return err
 	}
+	return kv.waitFor(ctx, w, way.claims, pace)
+}
+
+func keysOf(claims []claimRecord) []string {
+	keys := make([]string, len(claims))
+	for i, r := range claims {
+		keys[i] = r.key
+	}
+	return keys
+}
+
+// waitFor waits with w until claims are gone, or until it is time to look again.
+func (kv *KV) waitFor(ctx context.Context, w *waiter, claims []claimRecord, pace *backoff) error {
 	err := kv.wait(ctx, w.gone, pace)
 	if err == nil || errors.Is(err, ErrClosed) {
 		return err
 	}
-	r := kv.session.waiters.first(w, way.claims)
+	r := kv.session.waiters.first(w, claims)
 	if r.lease == clientv3.NoLease {
 		return fmt.Errorf("leasing: %q is in the way of %q, but hangs on no lease and so is no claim: move your data, "+
 			"or choose a prefix that holds none: %w", kv.layout.claimKey(r.key), r.key, err)

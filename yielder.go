@@ -1,7 +1,6 @@
 package leasing
 
 import (
-	"context"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -52,7 +51,11 @@ func (s *session) yieldLoop() {
 }
 
 func (s *session) sendYields(batch []yield, timeout time.Duration) (failed []yield) {
-	resp, err := s.batch(timeout, len(batch), func(i int) clientv3.Op { return s.layout.yieldOp(batch[i]) })
+	clauses := make([]clause, len(batch))
+	for i, y := range batch {
+		clauses[i] = s.layout.yield(y)
+	}
+	resp, err := s.batch(timeout, clauses, true)
 	if err != nil {
 		if len(batch) == 1 || outcomeOf(err) != refused {
 			s.log.Debug("leasing: yield failed, will be tried again", zap.Error(err))
@@ -74,32 +77,5 @@ func (s *session) sendYields(batch []yield, timeout time.Duration) (failed []yie
 		s.waiters.wake(y.key)
 	}
 	s.cache.observe(resp.header)
-	return nil
-}
-
-// revoke asks for claims of others back, those given, for w, which waits for
-// them. What turns out to be gone is not waited for.
-func (s *session) revoke(ctx context.Context, claims []claimRecord, w *waiter) error {
-	most := s.maxBatch
-	for len(claims) > 0 {
-		n := min(len(claims), most)
-		resp, err := s.send(ctx, n, func(i int) clientv3.Op { return s.layout.revokeOp(claims[i].key, claims[i].grant) })
-		if outcomeOf(err) == refused && n > 1 {
-			most = 1 // for the error of the one at fault, or for a server that takes fewer
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		for i, t := range resp.txns {
-			if t.Succeeded {
-				continue
-			}
-			if kv := onlyKV(t.Responses[0]); kv == nil || kv.CreateRevision != claims[i].grant {
-				s.waiters.excuse(w, claims[i].key)
-			}
-		}
-		claims = claims[n:]
-	}
 	return nil
 }
