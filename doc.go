@@ -50,13 +50,13 @@
 // costs one plain read, but for one every minute that tries to claim it; it is
 // known from the watch, and from the first 5,000 claims when the KV begins.
 //
-// A put of a key that nobody else owns is one transaction. A put of a key that
-// somebody else owns takes three: one that is refused and revokes, the owner's
-// yield, and the write. It takes one more if the KV did not know, and the last 64
-// keys that it wrote without owning them were nobody's: to be ready to revoke
-// makes every put slower. A deletion of such a key takes four: its first
-// transaction holds no put, so that etcd takes deletions while it is out of
-// space. Deletions of ranges list the claims of the range first.
+// A write of a key that nobody else owns is one transaction. A write of a key that
+// somebody else owns takes three: the request for it, the owner's yield, and the
+// write. It takes one more, which is refused, if the KV did not know of the owner:
+// always for a deletion, whose first transaction holds no put, so that etcd takes
+// deletions while it is out of space; and for a put if the last 64 keys that the KV
+// wrote without owning them were nobody's, as to be ready to revoke makes every put
+// slower. Deletions of ranges list the claims of the range first.
 //
 // A key that was asked for rests before it is claimed again: 250 ms, and longer
 // each time that owning it did not pay, up to 8 s. So readers do not hold up a
