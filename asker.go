@@ -8,15 +8,18 @@ import (
 	"go.uber.org/zap"
 )
 
-// mutePause is for how long nothing is asked for once that has failed: etcd may be out
-// of space, or we without rights.
-const mutePause = 5 * time.Second
+// slowAsk is how long the latest request for keys may have taken for others to queue
+// up behind one.
+const slowAsk = 10 * time.Millisecond
 
 // ask has keys asked back, whoever owns them. Writers that wait for one that turns out
-// to be free are woken, and so are all if etcd refuses to ask: they find out
-// themselves. It reports false if nothing is asked for now.
+// to be free are woken, and so are those of a key that etcd refuses to ask for. It
+// reports false if that would take too long: then nothing is asked for.
 func (s *session) ask(keys []string) bool {
-	if time.Now().UnixNano() < s.mute.Load() {
+	before := int(s.asking.Add(int64(len(keys)))) - len(keys)
+	took := time.Duration(s.askTook.Load())
+	if before >= pipeline*s.maxBatch || before >= pipeline && (took == 0 || took > slowAsk) {
+		s.asking.Add(-int64(len(keys)))
 		return false
 	}
 	s.asks.put(keys...)
@@ -28,24 +31,46 @@ func (s *session) ask(keys []string) bool {
 func (s *session) askLoop() {
 	for s.asks.wait(s.ctx) {
 		for batch := s.asks.take(s.maxBatch); len(batch) > 0; batch = s.asks.take(s.maxBatch) {
+			taken := int64(len(batch))
+			// Several writers may want the same key, or none by now.
 			slices.Sort(batch)
-			s.sendAsks(slices.Compact(batch)) // several writers may want the same
+			batch = slices.DeleteFunc(slices.Compact(batch), func(key string) bool { return !s.waiters.wanted(key) })
+			if len(batch) > 0 {
+				begin := time.Now()
+				s.sendAsks(batch)
+				s.askTook.Store(max(1, int64(time.Since(begin))))
+			}
+			s.asking.Add(-taken)
 		}
 	}
 }
 
+// sendAsks sends a batch. If etcd refuses it, one key is at fault, and the others are
+// asked for one by one.
 func (s *session) sendAsks(keys []string) {
 	clauses := make([]clause, len(keys))
 	for i, key := range keys {
 		clauses[i] = s.layout.revokeAny(key)
 	}
-	resp, err := s.batch(patience, clauses, true)
+	resp, err := s.send(s.ctx, patience, clauses, true)
+	if outcomeOf(err) == refused && len(keys) > 1 {
+		for i := range keys {
+			s.sendAsks(keys[i : i+1])
+		}
+		return
+	}
 	if err != nil {
-		s.log.Debug("leasing: cannot ask for claims, their writers will", zap.Error(err))
-		s.mute.Store(time.Now().Add(mutePause).UnixNano())
+		s.log.Debug("leasing: cannot ask for keys, their writers will", zap.Error(err))
 	}
 	for i, key := range keys {
-		if err != nil || !resp.txns[i].Succeeded && onlyKV(resp.txns[i].Responses[0]) == nil {
+		switch {
+		case err != nil:
+			s.cache.quiet(key, time.Now())
+			s.waiters.wake(key)
+		case resp.txns[i].Succeeded:
+			s.cache.count.revokesSent.Add(1)
+		case onlyKV(resp.txns[i].Responses[0]) == nil:
+			s.cache.free(key, resp.header.Revision)
 			s.waiters.wake(key)
 		}
 	}
@@ -61,7 +86,7 @@ func (s *session) revoke(ctx context.Context, claims []claimRecord, w *waiter) e
 		for i, r := range claims[:n] {
 			clauses[i] = s.layout.revoke(r.key, r.grant)
 		}
-		resp, err := s.send(ctx, clauses, true)
+		resp, err := s.send(ctx, callTimeout, clauses, true)
 		if outcomeOf(err) == refused && n > 1 {
 			most = 1 // for the error of the one at fault, or for a server that takes fewer
 			continue
@@ -71,6 +96,7 @@ func (s *session) revoke(ctx context.Context, claims []claimRecord, w *waiter) e
 		}
 		for i, t := range resp.txns {
 			if t.Succeeded {
+				s.cache.count.revokesSent.Add(1)
 				continue
 			}
 			if kv := onlyKV(t.Responses[0]); kv == nil || kv.CreateRevision != claims[i].grant {

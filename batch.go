@@ -23,23 +23,15 @@ type batchReply struct {
 	txns   []*etcdserverpb.TxnResponse
 }
 
-// batch sends clauses under the session's own context.
-func (s *session) batch(timeout time.Duration, clauses []clause, all bool) (*batchReply, error) {
-	ctx, cancel := context.WithTimeout(s.ctx, timeout)
-	defer cancel()
-	return s.send(ctx, clauses, all)
-}
-
-// send sends clauses in one request. If all of them are expected to hold, it tries
-// that first, which costs etcd less: a nested transaction is nearly as dear as one
-// of its own.
+// send sends clauses in one request, which ends with ctx or after the timeout. If all
+// of them are expected to hold, it tries that first, which costs etcd less: a nested
+// transaction is nearly as dear as one of its own.
 //
 // Invariant: I3. Only if all of them were refused is each sent for itself.
-func (s *session) send(ctx context.Context, clauses []clause, all bool) (*batchReply, error) {
+func (s *session) send(ctx context.Context, timeout time.Duration, clauses []clause, all bool) (*batchReply, error) {
 	n := len(clauses)
 	if all || n == 1 {
-		joined := join(clauses)
-		resp, err := s.kv.Txn(ctx).If(joined.cmps...).Then(joined.then...).Else(joined.els...).Commit()
+		resp, err := s.carryOut(ctx, timeout, join(clauses))
 		switch {
 		case err != nil:
 			return nil, err
@@ -53,7 +45,7 @@ func (s *session) send(ctx context.Context, clauses []clause, all bool) (*batchR
 	for i := range ops {
 		ops[i] = clauses[i].op()
 	}
-	resp, err := s.kv.Txn(ctx).Then(ops...).Commit()
+	resp, err := s.carryOut(ctx, timeout, clause{then: ops})
 	if err != nil {
 		return nil, err
 	}
@@ -62,6 +54,12 @@ func (s *session) send(ctx context.Context, clauses []clause, all bool) (*batchR
 		r.txns[i] = t.GetResponseTxn()
 	}
 	return r, nil
+}
+
+func (s *session) carryOut(ctx context.Context, timeout time.Duration, c clause) (*clientv3.TxnResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return s.kv.Txn(ctx).If(c.cmps...).Then(c.then...).Else(c.els...).Commit()
 }
 
 // join makes one clause of several, which are carried out if all of them hold. What

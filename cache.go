@@ -25,7 +25,9 @@ type cache struct {
 	ident atomic.Pointer[etcdserverpb.ResponseHeader] // the latest reply's other header fields
 
 	entries *index
-	limit   int // how many keys may be owned
+	limit   int      // how many keys may be owned
+	count   counters // for Stats; anybody counts here
+	events  *events  // whom to tell; nil if nobody wants to know
 
 	// mu guards everything below and the entries, but for their atomic fields.
 	// Nothing that blocks happens under it: no I/O, no channel operation but
@@ -35,6 +37,7 @@ type cache struct {
 	aging   []*entry      // idle entries, kept for their rest
 	owning  clock         // owned entries
 	usual   time.Duration // how long a key rests that is asked back for the first time
+	judged  time.Time     // when that was changed last
 }
 
 // state is what the cache knows of the claim of one key.
@@ -68,6 +71,7 @@ type entry struct {
 	grant  int64     // owned, yielding; 0 while yielding if it was never told
 	lease  *lease    // the lease that a claim of ours hangs on or may do so
 	known  *snapshot // what will be published when the last unsettled write settles
+	heard  int64     // the latest revision at which the watch on data saw it written, while writes of ours were unsettled
 	writes int32     // unsettled writes of ours that cover the key
 	slot   int32     // its place in cache.owning, from 1 on; 0 if it is not there
 	pause  *pause    // nil if it may be claimed at any time
@@ -208,6 +212,10 @@ func (c *cache) idleLocked(e *entry) {
 
 // dropLocked forgets a key whose claim is known to be gone.
 func (c *cache) dropLocked(e *entry) {
+	if e.state == owned {
+		c.count.lost.Add(1)
+		c.events.key(KeyLost, e.key)
+	}
 	if e.state == owned || e.state == yielding {
 		c.idleLocked(e)
 	}
@@ -230,7 +238,16 @@ func (c *cache) evictLocked(keep *entry) (out []yield) {
 		if e == nil {
 			return out
 		}
+		c.count.evictions.Add(1)
+		c.events.key(KeyEvicted, e.key)
 		out = append(out, c.forgetLocked(e))
 	}
 	return out
+}
+
+// census returns how many keys are owned.
+func (c *cache) census() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.owning.ring)
 }

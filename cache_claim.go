@@ -24,6 +24,7 @@ type claim struct {
 	created int64 // the grant of the latest claim of ours that was seen
 	revoked int64 // the grant of the latest REVOKE
 	deleted int64 // the revision of the latest DELETE
+	heard   int64 // the latest revision at which the watch on data saw the key written
 
 	// The reply: facts is what it said of the key; nil if there was none, or if
 	// the key carries a lease, which a snapshot does not show.
@@ -99,6 +100,7 @@ func (c *cache) settleClaim(cl *claim, r claimReply, now time.Time) (out []yield
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer close(cl.done)
+	c.count.claim(cl, r)
 	e := cl.entry
 	e.claim = nil
 	c.observe(r.hdr) // before those who wait return with it
@@ -146,14 +148,16 @@ func (c *cache) settleClaimedLocked(cl *claim, r claimReply, now time.Time) []yi
 	case cl.deleted > grant:
 		c.idleLocked(e)
 		return nil
-	case cl.spoiled, cl.revoked >= grant, !cl.lease.live(now):
+	case cl.spoiled, cl.revoked >= grant, cl.heard > grant, !cl.lease.live(now):
 		e.state, e.grant = owned, grant
 		return []yield{c.forgetLocked(e)}
 	}
 	e.state, e.grant = owned, grant
 	e.reads.Store(0)
 	e.snap.Store(cl.facts)
+	e.goneLocked(grant)
 	c.owning.add(e)
+	c.events.key(KeyClaimed, e.key)
 	return c.evictLocked(e)
 }
 

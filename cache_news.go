@@ -37,6 +37,11 @@ func (c *cache) revoked(r claimRecord, ours bool, now time.Time) (out []yield) {
 	defer c.mu.Unlock()
 	e := c.entryLocked(r.key)
 	ours = ours || e.state == owned && e.grant == r.grant
+	if ours {
+		c.count.revokesAnswered.Add(1)
+		c.count.contended.note(r.key)
+		c.events.key(KeyRevoked, r.key)
+	}
 	switch {
 	case !ours:
 		// A writer waits for it; readers here let it through. A claim of ours
@@ -153,18 +158,79 @@ func (c *cache) reconcile(listing []claimRecord, rev int64, ours func(claimRecor
 	return out
 }
 
-// dropLease forgets every key whose claim hangs on l, which is over; with a
-// nil l, every key. The claims go with their leases.
+// heard takes in that key was written at revision rev, as the watch on data says. If
+// that was after what we know of an owned key, it was by a stranger, who did not ask for
+// it, and the key is given up. While a write of ours is unsettled, or a claim under
+// way, its reply will tell.
+func (c *cache) heard(key string, rev int64, now time.Time) []yield {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entries.get(key)
+	switch {
+	case e == nil:
+	case e.state == claiming:
+		e.claim.heard = max(e.claim.heard, rev)
+	case e.state != owned:
+	case e.writes > 0:
+		e.heard = max(e.heard, rev)
+	case rev > e.snap.Load().rev:
+		y := c.strangerLocked(e)
+		c.restLocked(e, true, now)
+		return []yield{y}
+	}
+	return nil
+}
+
+// strangerLocked gives up an owned key that a stranger has written.
+func (c *cache) strangerLocked(e *entry) yield {
+	c.count.strangers.Add(1)
+	c.events.key(KeyWritten, e.key)
+	return c.forgetLocked(e)
+}
+
+// doubt gives up all keys in r: there may have been writes of strangers that nobody
+// saw.
+func (c *cache) doubt(r keyRange) (out []yield) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.entries.each(func(e *entry) {
+		switch {
+		case !r.contains(e.key):
+		case e.state == claiming:
+			e.claim.spoiled = true
+		case e.state == owned:
+			out = append(out, c.forgetLocked(e))
+		}
+	})
+	return out
+}
+
+// dropLease forgets every key whose claim hangs on l, which is over. The claims go
+// with their lease.
 func (c *cache) dropLease(l *lease) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.entries.each(func(e *entry) {
 		switch {
-		case l != nil && e.lease != l:
+		case e.lease != l:
 		case e.state == claiming:
 			e.claim.spoiled = true
 		case e.state == owned:
 			c.dropLocked(e)
+		}
+	})
+}
+
+// dropAll forgets every key, as all leases are to be revoked.
+func (c *cache) dropAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.entries.each(func(e *entry) {
+		switch e.state {
+		case claiming:
+			e.claim.spoiled = true
+		case owned:
+			c.idleLocked(e)
 		}
 	})
 }

@@ -26,6 +26,7 @@ type pause struct {
 	holder  int64
 	lease   clientv3.LeaseID
 	foreign time.Time
+	quiet   time.Time // a write of ours does not ask for it first until then
 }
 
 const (
@@ -49,6 +50,10 @@ const (
 	// deniedPause is the same for a key whose claim was refused.
 	deniedPause = 10 * time.Second
 
+	// quietPause is for how long a key that was asked for in vain is not asked for
+	// before a write.
+	quietPause = time.Minute
+
 	// maxAging bounds the idle entries that are kept for the sake of their pause.
 	maxAging = 1 << 16
 )
@@ -65,6 +70,25 @@ func (e *entry) pauseLocked(now time.Time) *pause {
 func (e *entry) claimableLocked(now time.Time) bool {
 	return e.state == idle && e.writes == 0 &&
 		(e.pause == nil || !now.Before(e.pause.until) && !now.Before(e.pause.foreign))
+}
+
+// whyNot tells why a read of key that is not served is not to begin a claim, or
+// begins none any more.
+func (c *cache) whyNot(key string, now time.Time) reason {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entries.get(key)
+	switch {
+	case e == nil || e.state == claiming:
+		return forClaim
+	case e.writes > 0:
+		return forWriting
+	case e.pause != nil && now.Before(e.pause.foreign):
+		return forForeign
+	case e.state == yielding, e.pause != nil && now.Before(e.pause.until):
+		return forResting
+	}
+	return forClaim
 }
 
 // tidyLocked removes e from the index if it says nothing, or lets it age if it
@@ -134,11 +158,13 @@ func (c *cache) restLocked(e *entry, wasOurs bool, now time.Time) {
 		p.until = later(p.until, now.Add(p.length))
 		p.cut, p.brief, p.freed = false, paid && now.Before(p.rested.Add(wholeRests*p.length)), 0
 	}
-	switch {
-	case wasOurs && paid:
-		c.usual = max(c.usual/2, restMin)
-	case wasOurs:
-		c.usual = min(2*c.usual, restMax)
+	if wasOurs && now.Sub(c.judged) >= restMin { // many keys may go at once
+		c.judged = now
+		if paid {
+			c.usual = max(c.usual/2, restMin)
+		} else {
+			c.usual = min(2*c.usual, restMax)
+		}
 	}
 	c.tidyLocked(e)
 	c.ageLocked(now)
@@ -193,16 +219,40 @@ func (e *entry) heldLocked(r claimRecord, now time.Time) {
 	}
 }
 
-// holders returns the claims of others on keys, as far as they are known.
-func (c *cache) holders(keys []string) (held []claimRecord) {
+// holders returns those claims of others on keys that may be asked for at now, as far
+// as they are known.
+func (c *cache) holders(keys []string, now time.Time) (held []claimRecord) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, k := range keys {
-		if e := c.entries.get(k); e != nil && e.pause != nil && e.pause.holder > 0 {
-			held = append(held, claimRecord{key: k, grant: e.pause.holder, lease: e.pause.lease})
+		e := c.entries.get(k)
+		if e == nil || e.state != idle || e.pause == nil {
+			continue // with a claim of ours, what is known of others' is old
+		}
+		if p := e.pause; p.holder > 0 && !now.Before(p.quiet) {
+			held = append(held, claimRecord{key: k, grant: p.holder, lease: p.lease})
 		}
 	}
 	return held
+}
+
+// quiet takes in that key was asked for in vain: etcd would not ask for it, or refused
+// the write that it was for.
+func (c *cache) quiet(key string, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.entries.get(key); e != nil && e.pause != nil {
+		e.pause.quiet = now.Add(quietPause)
+	}
+}
+
+// free takes in that nobody had claimed key at revision rev.
+func (c *cache) free(key string, rev int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.entries.get(key); e != nil {
+		e.goneLocked(rev)
+	}
 }
 
 // goneLocked takes in that the claim of somebody else's under grant, or an older

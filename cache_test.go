@@ -811,6 +811,7 @@ func TestFirstRestIsAsLongAsUsual(t *testing.T) {
 		s.t.Helper()
 		s.play(owning(key, grant) + reads + fmt.Sprintf("revoked %s@%d ours => yield %s@%d \n yielded %s@%d", key, grant, key, grant, key, grant))
 		s.play(fmt.Sprintf("state %s => idle rests=%v", key, rest))
+		s.play(fmt.Sprintf("wait %v", restMin)) // what happens at the same time counts once
 	}
 	for i, rest := range []time.Duration{restMin, 2 * restMin, 4 * restMin, 8 * restMin, 16 * restMin, restMax, restMax} {
 		ends(fmt.Sprint("k", i), int64(5+i), "", rest)

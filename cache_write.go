@@ -164,10 +164,13 @@ func (c *cache) unpinLocked(p pin) (out []yield) {
 		c.tidyLocked(e)
 		return nil
 	}
-	known := e.known
-	e.known = nil
+	known, heard := e.known, e.heard
+	e.known, e.heard = nil, 0
 	if e.lost || known == nil || known.lease == nil {
 		return []yield{c.forgetLocked(e)}
+	}
+	if heard > known.rev {
+		return []yield{c.strangerLocked(e)}
 	}
 	e.snap.Store(known)
 	return c.evictLocked(e)

@@ -11,16 +11,19 @@ import (
 )
 
 // claim returns the claim under way on key, for the caller to wait for, or
-// nil if key is not to be claimed now. See cache.join.
-func (s *session) claim(key string, now time.Time) (cl *claim, share bool) {
+// nil if key is not to be claimed now, and why. See cache.join.
+func (s *session) claim(key string, now time.Time) (cl *claim, share bool, why reason) {
 	if !s.mayClaim(now) {
-		return nil, false
+		return nil, false, forNoSession
 	}
 	cl, begun, share := s.cache.join(key, now)
-	if begun {
+	switch {
+	case cl == nil:
+		why = s.cache.whyNot(key, now)
+	case begun:
 		s.claims.put(cl)
 	}
-	return cl, share
+	return cl, share, why
 }
 
 // mayClaim reports whether anything is claimed at now. It is not while etcd
@@ -87,7 +90,7 @@ func (s *session) claimLoop(i int) {
 					continue // the other loop was quicker
 				}
 				s.setSending(i, time.Now())
-				free = s.sendClaims(batch[:n], l, free)
+				free = s.sendClaims(batch[:n], l, free && n <= s.maxAll)
 				s.setSending(i, time.Time{})
 				batch = batch[n:]
 			}
@@ -116,7 +119,7 @@ func (s *session) sendClaims(batch []*claim, l *lease, expected bool) (free bool
 		for i, cl := range batch[:n] {
 			clauses[i] = s.layout.claim(cl.key, l.id)
 		}
-		resp, err := s.batch(callTimeout, clauses, expected)
+		resp, err := s.send(s.ctx, callTimeout, clauses, expected)
 		switch {
 		case err == nil:
 			s.holdClaims(nil)

@@ -220,11 +220,15 @@ func TestWrongConfigs(t *testing.T) {
 		if kv, _, err := leasing.NewKV(p.cl, ""); err == nil || kv != nil {
 			t.Errorf("NewKV without a prefix: %v, %v", kv, err)
 		}
-		for cfg, ttl := range map[leasing.Config]int64{
-			{Prefix: "p/"}: 60,
-			{Prefix: "p/", TTL: time.Second, MaxTxnOps: 8}: 1,
-			{Prefix: "p/", TTL: 1500 * time.Millisecond}:   2,
+		for _, tc := range []struct {
+			cfg leasing.Config
+			ttl int64
+		}{
+			{leasing.Config{Prefix: "p/"}, 60},
+			{leasing.Config{Prefix: "p/", TTL: time.Second, MaxTxnOps: 8}, 1},
+			{leasing.Config{Prefix: "p/", TTL: 1500 * time.Millisecond}, 2},
 		} {
+			cfg, ttl := tc.cfg, tc.ttl
 			kv, err := leasing.New(t.Context(), p.cl, cfg)
 			if err != nil {
 				t.Errorf("%+v: %v", cfg, err)

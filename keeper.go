@@ -69,7 +69,7 @@ func (k *keeper) round(now time.Time) (next time.Time) {
 	if wanted && len(leases) == 0 && k.silent(now) {
 		// Invariant: I14. Nothing is lost by watching anew, and nothing is to be
 		// claimed before that watch runs.
-		k.startOver()
+		k.startOver("the watch on the claims is silent")
 		wanted = false
 	}
 	room := 0
@@ -161,6 +161,7 @@ func (k *keeper) grantLease(ctx context.Context) {
 		return
 	}
 	k.log.Info("leasing: lease granted", zap.Int64("lease", int64(l.id)), zap.Int64("ttl-seconds", resp.TTL))
+	k.judge("a lease was granted")
 	k.readyOnce.Do(func() { close(k.ready) })
 }
 
@@ -177,6 +178,7 @@ func (k *keeper) renew(ctx context.Context, l *lease) {
 	case !l.renew(sent, now, time.Duration(resp.TTL)*time.Second):
 		k.drop(l, "it was renewed too late")
 	default:
+		k.cache.count.roundTrip.Store(int64(now.Sub(sent)))
 		k.talked(sent)
 	}
 }
@@ -231,7 +233,7 @@ func (k *keeper) talked(sent time.Time) {
 		k.talkedAt = time.Time{}
 		k.log.Warn("leasing: the watch on the claim prefix is silent while leases are renewed, all keys are given back",
 			zap.String("prefix", k.layout.prefix), zap.Time("last-heard", k.lastHeard()))
-		k.startOver()
+		k.startOver("the watch on the claims is silent")
 	}
 }
 
@@ -247,15 +249,14 @@ func (k *keeper) renewHanded(ctx context.Context) {
 	}
 }
 
-// finish ends the session without closing it: reads and writes go to etcd.
+// finish ends the session: reads and writes go to etcd.
 func (s *session) finish(why string) {
 	s.mu.Lock()
 	before := s.ended
 	s.ended = true
 	s.mu.Unlock()
 	if !before {
-		s.log.Info("leasing: session ended, reads go to etcd", zap.String("why", why))
-		s.reset()
+		s.reset(why)
 		s.readyOnce.Do(func() { close(s.ready) })
 	}
 }

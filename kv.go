@@ -58,6 +58,23 @@ type Config struct {
 	// that has been deleted, so there are some more of these for a moment.
 	MaxKeys int
 
+	// WatchData are prefixes of data that is watched for writes by programs that do
+	// not use the protocol: etcdctl, say, or an old service. A key that such a
+	// stranger has written is given up, and the log, Stats and OnEvent tell of it. So
+	// reads from memory are old for the delay of a watch, instead of for as long as
+	// the key is owned; they are still not linearizable for such writes, and
+	// strangers' writes are not noticed while the watch is interrupted. Every write
+	// under the prefixes is sent to this KV. The empty prefix means all keys. It takes
+	// the right to read them.
+	WatchData []string
+
+	// OnEvent is told of what happens to the session and to keys; nil means that
+	// nobody is. It is called by one goroutine, one event after the other, and may
+	// take its time: up to 4,096 events wait for it, more are lost, which
+	// Stats.EventsLost tells. It must not call Close. Close does not wait for it for
+	// longer than for anything else.
+	OnEvent func(Event)
+
 	// Logger gets what the session has to say; nil means the client's logger.
 	Logger *zap.Logger
 
@@ -141,12 +158,16 @@ func open(ctx context.Context, cl *clientv3.Client, cfg Config, in handedIn) (*K
 		etcd: cl.KV, layout: newLayout(cfg.Prefix), maxOps: cfg.MaxTxnOps,
 		cache: newCache(cfg.MaxKeys), closing: make(chan struct{}),
 	}
+	kv.cache.events = newEvents(cfg.OnEvent, func() { kv.cache.count.eventsLost.Add(1) })
 	kv.session = &session{
 		kv: cl.KV, watcher: cl.Watcher, lessor: cl.Lease,
 		cache: kv.cache, layout: kv.layout, log: log,
 		maxBatch: min(maxBatch, cfg.MaxTxnOps-2), maxAll: min(maxBatch, cfg.MaxTxnOps/2), // two comparisons and two operations each
 		ttl: int64((cfg.TTL + time.Second - 1) / time.Second), perLease: perLease,
-		handed: in.lease, life: in.life,
+		handed: in.lease, life: in.life, data: cfg.WatchData, endpoints: cl.Endpoints(),
+	}
+	if cl.Maintenance != nil {
+		kv.session.servers = cl.Maintenance
 	}
 	kv.session.ctx, kv.session.stop = context.WithCancel(cl.Ctx())
 	kv.session.start()
@@ -301,20 +322,23 @@ func (kv *KV) Txn(ctx context.Context) clientv3.Txn {
 func (kv *KV) get(ctx context.Context, op clientv3.Op) (*clientv3.GetResponse, error) {
 	key := string(op.KeyBytes())
 	if !isPoint(&op) || kv.layout.reserved(key) {
-		return kv.forward(ctx, op)
+		return kv.forward(ctx, op, forKind)
 	}
 	o := shapeOf(&op)
 	if r := kv.serve(key, o); r != nil {
 		return r, nil
 	}
 	if op.IsSerializable() {
-		return kv.forward(ctx, op) // not worth a claim, which needs a quorum
+		return kv.forward(ctx, op, forKind) // not worth a claim, which needs a quorum
 	}
-	if cl, share := kv.session.claim(key, time.Now()); cl != nil {
+	begin := time.Now()
+	cl, share, why := kv.session.claim(key, begin)
+	if cl != nil {
 		answered, err := kv.await(ctx, cl)
 		if err != nil {
 			return nil, err
 		}
+		kv.cache.count.claimTime.add(time.Since(begin))
 		// Invariant: I8. The reply is shared only by readers who were there
 		// before the claim was sent.
 		if answered && share && cl.facts != nil {
@@ -325,8 +349,9 @@ func (kv *KV) get(ctx context.Context, op clientv3.Op) (*clientv3.GetResponse, e
 		if r := kv.serve(key, o); r != nil {
 			return r, nil
 		}
+		why = kv.cache.whyNot(key, time.Now())
 	}
-	return kv.forward(ctx, op)
+	return kv.forward(ctx, op, why)
 }
 
 // await waits for a claim until it is settled, and reports false if that takes
@@ -358,13 +383,17 @@ func (kv *KV) serve(key string, o shape) *clientv3.GetResponse {
 	if s == nil || !s.lease.live(time.Now()) {
 		return nil
 	}
+	if kv.cache.count.hits.add()%sampled == 0 {
+		kv.cache.count.hot.note(key)
+	}
 	r := o.reply(key, s)
 	setHeader(&r.hdr, kv.cache.ident.Load(), max(rev, s.rev))
 	return (*clientv3.GetResponse)(&r.resp)
 }
 
 // forward sends a read to etcd as it is.
-func (kv *KV) forward(ctx context.Context, op clientv3.Op) (*clientv3.GetResponse, error) {
+func (kv *KV) forward(ctx context.Context, op clientv3.Op, why reason) (*clientv3.GetResponse, error) {
+	kv.cache.count.forwards[why].Add(1)
 	r, err := kv.etcd.Do(ctx, op)
 	if err != nil {
 		return nil, err

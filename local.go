@@ -29,6 +29,7 @@ func (kv *KV) evaluate(cmps []clientv3.Cmp, then, els []clientv3.Op) *clientv3.T
 	if !v.unchanged() || !v.live(time.Now()) {
 		return nil
 	}
+	kv.cache.count.hits.add()
 	setHeader(r.Header, ident, v.rev)
 	setRevisions(r.Responses, v.rev)
 	return (*clientv3.TxnResponse)(r)

@@ -100,6 +100,21 @@ func (p *plan) single() bool {
 	return p.flat() && len(p.points) == 1 && len(p.then) == 1 && p.then[0].IsPut()
 }
 
+// bulky reports whether etcd may refuse the plan for its size.
+func (p *plan) bulky() bool { return sizeOf(p.then)+sizeOf(p.els) > 1<<19 }
+
+// sizeOf is about how many bytes ops take.
+func sizeOf(ops []clientv3.Op) (n int) {
+	for i := range ops {
+		n += len(ops[i].KeyBytes()) + len(ops[i].ValueBytes())
+		if ops[i].IsTxn() {
+			_, then, els := ops[i].Txn()
+			n += sizeOf(then) + sizeOf(els)
+		}
+	}
+	return n
+}
+
 // flat reports whether the user's operations can stand beside ours, because
 // there is nothing to decide.
 func (p *plan) flat() bool { return len(p.cmps) == 0 && len(p.els) == 0 }

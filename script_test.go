@@ -123,6 +123,10 @@ func (s *script) step(verb string, args []string) string {
 		return yields(s.c.revoked(record(args[0]), args[1] == "ours", s.now))
 	case "taken":
 		s.c.taken(record(args[0]), s.now)
+	case "heard":
+		return yields(s.c.heard(args[0], revision(args[1]), s.now))
+	case "doubt":
+		return yields(s.c.doubt(keyRange{args[0], args[1]}))
 	case "written":
 		s.c.written(args[0], revision(args[1]), s.now)
 	case "created":

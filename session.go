@@ -18,8 +18,9 @@ import (
 // REVOKEs, and tells waiting writers that a claim is gone. It never decides
 // who owns a key: that is for the cache.
 //
-// It has eight goroutines, whatever the number of keys, and a few for the calls
-// of one of them; all run under its own context, never a caller's, and end with
+// It has eight goroutines, whatever the number of keys, one more for each prefix of
+// data that is watched and one for an observer of events, and a few for the calls of
+// one of them; all run under its own context, never a caller's, and end with
 // close. A stream that a caller reads has one more, until it has been read.
 type session struct {
 	kv      clientv3.KV
@@ -29,16 +30,20 @@ type session struct {
 	layout  layout
 	log     *zap.Logger
 
-	ttl      int64              // of leases to be granted, in seconds
-	perLease int                // the most claims on one lease
-	maxBatch int                // the most clauses in one request
-	maxAll   int                // the most in one that is for all of them or none, if a clause has two comparisons
-	handed   clientv3.LeaseID   // bounds the life of the session, if not zero
-	life     context.Context    // so does this
-	unbind   func() bool        // stops following life
-	ctx      context.Context    // ends with close
-	stop     context.CancelFunc // ends ctx
-	wg       sync.WaitGroup
+	data      []string           // prefixes of data to watch
+	servers   statuser           // nil if nobody can be asked
+	endpoints []string           // of the servers
+	ttl       int64              // of leases to be granted, in seconds
+	perLease  int                // the most claims on one lease
+	maxBatch  int                // the most clauses in one request
+	maxAll    int                // the most in one that is for all of them or none, if a clause has two comparisons
+	handed    clientv3.LeaseID   // bounds the life of the session, if not zero
+	life      context.Context    // so does this
+	unbind    func() bool        // stops following life
+	ctx       context.Context    // ends with close
+	stop      context.CancelFunc // ends ctx
+	wg        sync.WaitGroup
+	quit      chan struct{} // closed by close when nothing more happens
 
 	keeping     context.Context    // ctx, of keepLoop alone
 	stopKeeping context.CancelFunc // ends keeping
@@ -50,13 +55,18 @@ type session struct {
 	claims  queue[*claim]
 	yields  queue[yield]
 	asks    queue[string]
-	mute    atomic.Int64 // no asks before, in nanoseconds since 1970
+	asking  atomic.Int64 // how many asks are queued or under way
+	askTook atomic.Int64 // how long the latest of them did; 0 if there was none
 	waiters waiters
 
 	kick  chan struct{} // wakes keepLoop
 	born  time.Time
 	heard atomic.Int64 // when the watch was made or last gave a sign of life, in nanoseconds since born
 	name  string       // of the stream that the watch is on
+
+	jeopardies seldom        // in the log
+	strangers  seldom        // likewise
+	told       chan struct{} // closed when the observer has been told of everything; nil if there is none
 
 	// mu guards the rest. No call is made under it but to the leases and the
 	// cache.
@@ -66,6 +76,7 @@ type session struct {
 	deafened bool               // the watch was refused, and that has been logged
 	denials  bool               // a claim was refused for lack of rights, and that has been logged
 	ended    bool               // nothing is claimed any more
+	standing standing
 	leases   []*lease
 	ids      map[clientv3.LeaseID]struct{} // every lease of ours that may hold claims
 	retired  []clientv3.LeaseID            // leases to be revoked
@@ -100,6 +111,7 @@ const (
 func (s *session) start() {
 	s.kick = make(chan struct{}, 1)
 	s.ready = make(chan struct{})
+	s.quit = make(chan struct{})
 	s.claims.more = make(chan struct{}, 1)
 	s.yields.more = make(chan struct{}, 1)
 	s.asks.more = make(chan struct{}, 1)
@@ -109,12 +121,22 @@ func (s *session) start() {
 	s.born, s.name = time.Now(), strconv.FormatUint(rand.Uint64(), 36)
 	s.keeping, s.stopKeeping = context.WithCancel(s.ctx)
 	s.waiters.m = make(map[string][]*waiter)
+	if s.cache.events != nil {
+		s.told = make(chan struct{})
+		go s.observe()
+	}
 	s.unbind = context.AfterFunc(s.life, s.nudge)
 	s.wg.Go(s.listenLoop)
 	for i := range pipeline {
 		s.wg.Go(func() { s.claimLoop(i) })
 		s.wg.Go(s.yieldLoop)
 		s.wg.Go(s.askLoop)
+	}
+	for _, prefix := range s.data {
+		s.wg.Go(func() { s.dataLoop(prefix) })
+	}
+	if s.servers != nil {
+		s.wg.Go(s.checkServers)
 	}
 	s.keepers.Go(s.keepLoop)
 }
@@ -157,12 +179,25 @@ func (s *session) close() {
 	s.keepers.Wait()
 	s.stop()
 	s.wg.Wait()
-	s.reset()
+	s.finish("the KV is closed")
 	s.refuseQueued()
+	close(s.quit)
 	bound := closeTimeout + time.Duration(len(s.retired))*closeLeaseTimeout
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), bound)
 	defer cancel()
 	s.revokeRetired(ctx)
+	if s.told != nil {
+		select {
+		case <-s.told:
+		case <-ctx.Done(): // the application's own affair
+		}
+	}
+}
+
+// observe tells the observer of events, to the end of them.
+func (s *session) observe() {
+	defer close(s.told)
+	s.cache.events.deliver(s.quit)
 }
 
 // observed passes a stream of replies on. The header is in the last of them.
@@ -210,15 +245,19 @@ func (s *session) ours(r claimRecord) bool {
 
 // reset ends the epoch: everything is forgotten, and the leases are revoked
 // in the background. The next epoch begins when the watch runs.
-func (s *session) reset() {
+func (s *session) reset(why string) {
 	s.mu.Lock()
 	leases := s.leases
 	s.leases = nil
 	s.mu.Unlock()
 	for _, l := range leases {
+		l.end()
+	}
+	s.cache.dropAll()
+	for _, l := range leases {
 		s.retire(l)
 	}
-	s.cache.dropLease(nil)
+	s.judge(why)
 }
 
 // retire ends a lease that is in s.leases no more, and has it revoked.
@@ -246,5 +285,6 @@ func (s *session) drop(l *lease, why string) {
 	if found {
 		s.log.Info("leasing: lease is over, its keys are dropped", zap.String("why", why), zap.Int64("lease", int64(l.id)))
 		s.retire(l)
+		s.judge(why)
 	}
 }

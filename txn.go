@@ -104,6 +104,7 @@ func (kv *KV) commit(ctx context.Context, cmps []clientv3.Cmp, then, els []clien
 // member gets it, however far behind that is. So comparisons alone are sent
 // with a read of one of their keys.
 func (kv *KV) decide(ctx context.Context, cmps []clientv3.Cmp, then, els []clientv3.Op) (*clientv3.TxnResponse, error) {
+	kv.cache.count.forwards[forKind].Add(1)
 	alone := len(cmps) > 0 && len(then)+len(els) == 0
 	if alone {
 		then = []clientv3.Op{clientv3.OpGet(string(cmps[0].KeyBytes()), clientv3.WithCountOnly())}
@@ -123,6 +124,7 @@ func (kv *KV) decide(ctx context.Context, cmps []clientv3.Cmp, then, els []clien
 // guarded writes: it tries until no claim is in the way.
 func (kv *KV) guarded(ctx context.Context, p *plan) (*clientv3.TxnResponse, error) {
 	pace := backoff{first: 100 * time.Millisecond, last: 2 * time.Second}
+	begin, waited := time.Now(), false
 	for tries := 0; ; tries++ {
 		if err := kv.closed(); err != nil {
 			return nil, err
@@ -130,7 +132,7 @@ func (kv *KV) guarded(ctx context.Context, p *plan) (*clientv3.TxnResponse, erro
 		asked := false
 		if tries == 0 {
 			var err error
-			if asked, err = kv.askFirst(ctx, p, &pace); err != nil {
+			if asked, err = kv.askFirst(ctx, p); err != nil {
 				return nil, err
 			}
 		}
@@ -139,11 +141,18 @@ func (kv *KV) guarded(ctx context.Context, p *plan) (*clientv3.TxnResponse, erro
 			known = kv.session.waiters.join(p.points[0])
 		}
 		resp, way, err := kv.try(ctx, p, tries == 0 && !asked)
+		if asked && err != nil && outcomeOf(err) == refused {
+			kv.hush(p)
+		}
+		waited = waited || asked || len(way.claims) > 0
 		if resp == nil && err == nil {
 			err = kv.clear(ctx, way, known, tries, &pace)
 		}
 		if known != nil {
 			kv.session.waiters.leave(known)
+		}
+		if resp != nil {
+			kv.cache.count.write(waited, time.Since(begin))
 		}
 		if resp != nil || err != nil {
 			return resp, err
@@ -151,12 +160,19 @@ func (kv *KV) guarded(ctx context.Context, p *plan) (*clientv3.TxnResponse, erro
 	}
 }
 
-// askFirst asks for the keys of p that others own, as far as is known, and waits
-// until they are given back: a write that would be refused is not sent. It does not
-// wait for long, as what is known may be old.
-func (kv *KV) askFirst(ctx context.Context, p *plan, pace *backoff) (asked bool, err error) {
-	held := kv.cache.holders(p.points)
-	if len(held) == 0 {
+// askFirst asks for the keys of p that others own, as far as is known, and waits until
+// they are given back: a write that would be refused is not sent. It does not wait for
+// long, as what is known may be old, and who is in a hurry goes the usual way.
+func (kv *KV) askFirst(ctx context.Context, p *plan) (asked bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	now := time.Now()
+	if end, ok := ctx.Deadline(); ok && end.Sub(now) < 2*askPause {
+		return false, nil
+	}
+	held := kv.cache.holders(p.points, now)
+	if len(held) == 0 || p.bulky() {
 		return false, nil
 	}
 	keys := keysOf(held)
@@ -165,7 +181,18 @@ func (kv *KV) askFirst(ctx context.Context, p *plan, pace *backoff) (asked bool,
 	if !kv.session.ask(keys) {
 		return false, nil
 	}
-	return true, kv.waitFor(ctx, w, held, pace)
+	return true, kv.waitFor(ctx, w, held, &backoff{first: askPause, last: askPause})
+}
+
+// askPause is how long a write that has asked first waits before it is sent, at most.
+const askPause = 100 * time.Millisecond
+
+// hush is told that p, which has asked first, was refused for another reason. Nobody
+// shall have to give a key up again and again for writes that etcd does not take.
+func (kv *KV) hush(p *plan) {
+	for _, key := range p.points {
+		kv.cache.quiet(key, time.Now())
+	}
 }
 
 // strangers tells whether a put of a key that we do not own should ask for a
@@ -217,7 +244,9 @@ func (kv *KV) try(ctx context.Context, p *plan, first bool) (resp *clientv3.TxnR
 	s.outcome = unknown // until told otherwise
 	sent, err := kv.etcd.Txn(ctx).If(q.guards...).Then(q.then...).Else(q.els...).Commit()
 	if err != nil {
-		s.outcome = outcomeOf(err)
+		if s.outcome = outcomeOf(err); s.outcome == unknown {
+			kv.cache.count.unknowns.Add(1)
+		}
 		return nil, way, p.explain(err)
 	}
 	s.hdr = sent.Header
@@ -229,7 +258,9 @@ func (kv *KV) try(ctx context.Context, p *plan, first bool) (resp *clientv3.TxnR
 			}
 		}
 		way.claims = append(way.claims, kv.othersOf(p, p.newcomers(q, sent))...)
-		way.asked = q.asks
+		if way.asked = q.asks; way.asked && len(way.claims) > 0 && !way.claims[0].revoked {
+			kv.cache.count.revokesSent.Add(1)
+		}
 		if p.single() && len(way.claims) > 0 {
 			kv.strangers.met()
 		}

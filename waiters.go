@@ -109,6 +109,13 @@ func (ws *waiters) wake(key string) {
 	delete(ws.m, key)
 }
 
+// wanted reports whether anybody waits for key.
+func (ws *waiters) wanted(key string) bool {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return len(ws.m[key]) > 0
+}
+
 // excuse lets w wait for key no longer.
 func (ws *waiters) excuse(w *waiter, key string) {
 	ws.mu.Lock()

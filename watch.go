@@ -16,6 +16,9 @@ func (s *session) listenLoop() {
 	next := int64(0) // the revision to go on from; 0: none yet; gap: it was compacted
 	for {
 		began := time.Now()
+		if next != 0 {
+			s.cache.count.watchRestarts.Add(1)
+		}
 		err := s.listen(&next)
 		if s.ctx.Err() != nil {
 			return
@@ -173,13 +176,13 @@ func (s *session) hear() {
 // startOver gives everything back and begins anew with another watch.
 //
 // Invariant: I14. Nothing is claimed until that one runs.
-func (s *session) startOver() {
+func (s *session) startOver(why string) {
 	s.mu.Lock()
 	s.ears = false
 	relisten := s.relisten
 	s.mu.Unlock()
 	relisten()
-	s.reset()
+	s.reset(why)
 }
 
 // deafen is told that the watch does not run. If etcd refuses it, everything
@@ -204,6 +207,6 @@ func (s *session) deafen(err error) {
 		s.log.Warn("leasing: etcd refuses the watch on the claim prefix, reads go to etcd",
 			zap.String("prefix", s.layout.prefix), zap.Error(err))
 	}
-	s.reset()
+	s.reset("etcd refuses the watch on the claims")
 	s.readyOnce.Do(func() { close(s.ready) })
 }

@@ -55,7 +55,7 @@ func (s *session) sendYields(batch []yield, timeout time.Duration) (failed []yie
 	for i, y := range batch {
 		clauses[i] = s.layout.yield(y)
 	}
-	resp, err := s.batch(timeout, clauses, true)
+	resp, err := s.send(s.ctx, timeout, clauses, true)
 	if err != nil {
 		if len(batch) == 1 || outcomeOf(err) != refused {
 			s.log.Debug("leasing: yield failed, will be tried again", zap.Error(err))
@@ -74,6 +74,10 @@ func (s *session) sendYields(batch []yield, timeout time.Duration) (failed []yie
 			}
 		}
 		s.cache.yielded(y, resp.header.Revision)
+		if y.key != "" { // else it was a beacon
+			s.cache.count.yields.Add(1)
+			s.cache.events.key(KeyYielded, y.key)
+		}
 		s.waiters.wake(y.key)
 	}
 	s.cache.observe(resp.header)

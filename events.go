@@ -1,0 +1,124 @@
+package leasing
+
+import (
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Event is something that happened to a KV. See Config.OnEvent.
+type Event struct {
+	Kind EventKind
+	Time time.Time // when the KV noticed
+	Key  string    // of what concerns a key; else empty
+	Why  string    // of what concerns the session: the reason, for people
+}
+
+// EventKind is what an Event is about.
+type EventKind int
+
+// What can happen. A key that is claimed is given up in one of these ways: it is
+// evicted, revoked or lost, or a stranger has written it, or it is released by the
+// application or by a write of which the outcome is unknown. What is not lost is
+// yielded then.
+const (
+	SessionValid     EventKind = iota + 1 // for the first time, keys can be owned
+	SessionJeopardy                       // nothing can be owned, reads are sent to etcd; the KV tries to get over it
+	SessionRecovered                      // keys can be owned again
+	SessionLost                           // nothing will be owned any more: the KV was closed, or what bounds its life is over
+	KeyClaimed                            // the key is ours
+	KeyRevoked                            // somebody else has asked for the key
+	KeyYielded                            // the claim of the key has been deleted
+	KeyEvicted                            // the key is given up, for there are too many
+	KeyLost                               // the claim of the key is gone: its lease was over, or somebody deleted it
+	KeyWritten                            // a stranger has written the key while it was owned; see Config.WatchData
+)
+
+// String returns the kind in words.
+func (k EventKind) String() string {
+	names := [...]string{"session valid", "session in jeopardy", "session recovered", "session lost",
+		"key claimed", "key revoked", "key yielded", "key evicted", "key lost", "key written by a stranger"}
+	if k < 1 || int(k) > len(names) {
+		return fmt.Sprintf("EventKind(%d)", int(k))
+	}
+	return names[k-1]
+}
+
+// maxEvents is how many events wait for the observer. More are lost, and counted.
+const maxEvents = 4096
+
+// events are those that the observer has not been told of. A nil *events takes none.
+type events struct {
+	observer func(Event)
+	lost     func() // counts one that is lost
+
+	// mu guards the queue. It may be taken under any other lock; nothing is done
+	// under it.
+	mu      sync.Mutex
+	waiting []Event
+	more    chan struct{} // has room for one
+}
+
+func newEvents(observer func(Event), lost func()) *events {
+	if observer == nil {
+		return nil
+	}
+	return &events{observer: observer, lost: lost, more: make(chan struct{}, 1)}
+}
+
+// key tells of a key.
+func (es *events) key(kind EventKind, key string) {
+	if es != nil {
+		es.put(Event{Kind: kind, Key: key})
+	}
+}
+
+// session tells of the session.
+func (es *events) session(kind EventKind, why string) {
+	if es != nil {
+		es.put(Event{Kind: kind, Why: why})
+	}
+}
+
+// put queues an event. It never waits.
+func (es *events) put(e Event) {
+	e.Time = time.Now()
+	es.mu.Lock()
+	full := len(es.waiting) >= maxEvents
+	if !full {
+		es.waiting = append(es.waiting, e)
+	}
+	es.mu.Unlock()
+	if full {
+		es.lost()
+		return
+	}
+	select {
+	case es.more <- struct{}{}:
+	default:
+	}
+}
+
+// take returns what is waiting.
+func (es *events) take() []Event {
+	es.mu.Lock()
+	defer es.mu.Unlock()
+	out := es.waiting
+	es.waiting = nil
+	return out
+}
+
+// deliver tells the observer of events until done is closed, and then of those that
+// are waiting.
+func (es *events) deliver(done <-chan struct{}) {
+	for over := false; !over; {
+		select {
+		case <-es.more:
+		case <-done:
+			over = true
+		}
+		for _, e := range es.take() {
+			es.observer(e)
+		}
+	}
+}

@@ -1,0 +1,176 @@
+package leasing
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcd-leasing/leasing/internal/memetcd"
+)
+
+// What the watch on data says of keys that are owned, settled or not.
+func TestStrangersWrites(t *testing.T) {
+	for name, story := range map[string]string{
+		"after what we know": owning("k", 5) + `
+			heard k @6              => yield k@5
+			read k                  => ?
+			state k                 => yielding@5 rests=250ms`,
+		"what we know already": owning("k", 5) + `
+			heard k @3
+			heard k @5
+			read k                  => v@3 5`,
+		"our own, settled": owning("k", 5) + `
+			begin W k               => k@5
+			applied W @8 k=w@8
+			heard k @8
+			read k                  => w@8 8`,
+		"our own, seen before its reply": owning("k", 5) + `
+			begin W k               => k@5
+			heard k @8
+			applied W @8 k=w@8
+			read k                  => w@8 8`,
+		"before our own, seen before its reply": owning("k", 5) + `
+			begin W k               => k@5
+			heard k @7
+			heard k @8
+			applied W @8 k=w@8
+			read k                  => w@8 8`,
+		"after our own, seen before its reply": owning("k", 5) + `
+			begin W k               => k@5
+			heard k @9
+			applied W @8 k=w@8        => yield k@5
+			read k                  => ?`,
+		"while our own is refused": owning("k", 5) + `
+			begin W k               => k@5
+			heard k @9
+			unsettled W             => yield k@5
+			read k                  => ?`,
+		"before the reply of a claim that has read it": `
+			join C k                => begun sharing
+			send C
+			heard k @5
+			granted C @6 v@5
+			read k                  => v@5 6`,
+		"after the read of a claim, before its reply": `
+			join C k                => begun sharing
+			send C
+			heard k @7
+			granted C @6 v@5        => yield k@6
+			read k                  => ?`,
+		"of keys that are not owned": `
+			heard k @5
+			state k                 => none`,
+		"nobody saw them": owning("a", 5) + owning("b", 6) + owning("c", 7) + `
+			join C bb               => begun sharing
+			send C
+			doubt b c               => yield b@6
+			granted C @8 v@3        => yield bb@8
+			read a                  => v@3 5
+			read b                  => ?
+			read c                  => v@3 7`,
+	} {
+		t.Run(name, func(t *testing.T) { run(t, story) })
+	}
+}
+
+// A write by a program that does not use the protocol is noticed, told of, and read.
+func TestWatchData(t *testing.T) {
+	var j journal
+	cfg := Config{WatchData: []string{"data/", "more/"}, OnEvent: func(e Event) {
+		if e.Key == "data/k" {
+			j.note(e)
+		}
+	}}
+	onRigOf(t, cfg, func(t *testing.T, r *rig) {
+		stranger := r.srv.NewClient("stranger")
+		time.Sleep(time.Second) // what was claimed before the data was watched is given up
+		for _, key := range []string{"data/k", "data/other", "more/k", "elsewhere"} {
+			r.get(key)
+		}
+		time.Sleep(time.Second)
+		r.wantOwned("data/k", "data/other", "more/k", "elsewhere")
+		if _, err := r.kv.Put(t.Context(), "data/k", "ours"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		r.wantOwned("data/k") // our own writes are not a stranger's
+		for _, key := range []string{"data/k", "elsewhere"} {
+			if _, err := stranger.Put(t.Context(), key, "theirs"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second)
+		resp, err := r.kv.Get(t.Context(), "data/k")
+		if err != nil || string(resp.Kvs[0].Value) != "theirs" {
+			t.Errorf("read %v, %v", resp, err)
+		}
+		r.wantOwned("data/other", "more/k", "elsewhere")
+		if n := r.kv.Stats().Strangers; n != 1 {
+			t.Errorf("%d strangers", n)
+		}
+		if logs := r.logs.FilterMessageSnippet("does not ask for it").All(); len(logs) != 1 || logs[0].ContextMap()["key"] != "data/k" {
+			t.Errorf("logs: %v", logs)
+		}
+		if _, err := stranger.Delete(t.Context(), "more/", clientv3.WithPrefix()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if n := r.kv.Stats().Strangers; n != 1 {
+			t.Errorf("%d strangers, but a deletion of nothing is none", n)
+		}
+		if got := j.take(); !strings.HasPrefix(got, "key claimed data/k, key written by a stranger data/k, key yielded data/k") {
+			t.Errorf("events of the key: %s", got)
+		}
+	})
+}
+
+// The log does not repeat itself when strangers write on and on.
+func TestStrangersAreLoggedSeldom(t *testing.T) {
+	onRigOf(t, Config{WatchData: []string{""}}, func(t *testing.T, r *rig) {
+		stranger := r.srv.NewClient("stranger")
+		for i := range 50 {
+			key := fmt.Sprint("k", i)
+			r.get(key)
+			if _, err := stranger.Put(t.Context(), key, "theirs"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := r.kv.Stats().Strangers; n != 50 {
+			t.Errorf("%d strangers", n)
+		}
+		if n := r.logs.FilterMessageSnippet("does not ask for it").Len(); n != 1 {
+			t.Errorf("logged %d times in 5 s", n)
+		}
+	})
+}
+
+// What was written while the watch on data could not be resumed, nobody saw. So
+// every key under the prefix is given up when it runs again.
+func TestWatchDataAfterAGap(t *testing.T) {
+	onRigOf(t, Config{WatchData: []string{"data/"}}, func(t *testing.T, r *rig) {
+		stranger := r.srv.NewClient("stranger")
+		r.get("data/k")
+		r.get("elsewhere")
+		r.conn.Cut(memetcd.Both)
+		r.conn.Reset()
+		for _, key := range []string{"data/k", "data/last"} {
+			if _, err := stranger.Put(t.Context(), key, "theirs"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.srv.Compact(r.srv.Revision()); err != nil {
+			t.Fatal(err)
+		}
+		r.conn.Heal()
+		time.Sleep(20 * time.Second)
+		r.wantOwned("elsewhere")
+		got, err := r.kv.Get(t.Context(), "data/k")
+		if err != nil || string(got.Kvs[0].Value) != "theirs" {
+			t.Errorf("read %v, %v", got, err)
+		}
+	})
+}
