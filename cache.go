@@ -30,11 +30,12 @@ type cache struct {
 	// mu guards everything below and the entries, but for their atomic fields.
 	// Nothing that blocks happens under it: no I/O, no channel operation but
 	// close, no log, no callback. Readers of published entries never take it.
-	mu      sync.Mutex
-	barring []*write      // unsettled writes that bar ranges from being claimed
-	aging   []*entry      // idle entries, kept for their rest
-	owning  clock         // owned entries
-	usual   time.Duration // how long a key rests that is asked back for the first time
+	mu       sync.Mutex
+	barring  []*write      // unsettled writes that bar ranges from being claimed
+	aging    []*entry      // idle entries, kept for their rest
+	owning   clock         // owned entries
+	underway int           // claims under way
+	usual    time.Duration // how long a key rests that is asked back for the first time
 }
 
 // state is what the cache knows of the claim of one key.

@@ -64,6 +64,10 @@ func mutants() []mutant {
 			"	e.snap.Store(nil)\n	c.owning.remove(e)\n	e.state, e.known = yielding, nil\n", "	c.owning.remove(e)\n	e.state, e.known = yielding, nil\n"},
 		{"evicted key released, but not forgotten", "I7", "cache.go",
 			"			return out\n		}\n		out = append(out, c.forgetLocked(e))\n", "			return out\n		}\n		c.owning.remove(e)\n		out = append(out, yield{key: e.key, grant: e.grant})\n"},
+		{"key given back, but not forgotten", "I7", "cache_bulk.go",
+			"			y := c.forgetLocked(e)\n", "			y := yield{key: k, grant: e.grant}\n"},
+		{"claim under way kept although its key is to be given back", "I7", "cache_bulk.go",
+			"			e.claim.spoiled = true\n", ""},
 		// I8
 		{"reply of an old epoch installed", "I8", "cache_claim.go",
 			"case cl.spoiled, cl.revoked >= grant, !cl.lease.live(now):", "case cl.revoked >= grant:"},
@@ -117,6 +121,8 @@ func mutants() []mutant {
 			"		if begin == openEnd {\n			begin += \"\\x00\" // as an end it would be open\n		}\n", ""},
 		{"single writes of claims let through", "I13", "plan.go",
 			"			if p.layout.reserved(key) {\n", "			if false && p.layout.reserved(key) {\n"},
+		{"claims claimed with the rest of a range", "I13", "bulk.go",
+			"range kv.layout.spare(r) {", "range []keyRange{r} {"},
 		{"empty prefix accepted", "I13", "kv.go",
 			`case cfg.Prefix == "":`, `case cfg.Prefix == "\x00\x00":`},
 		// I14
@@ -148,6 +154,10 @@ func mutants() []mutant {
 			"		case resp.Succeeded:\n", "		default:\n			resp.Responses = append(resp.Responses, make([]*etcdserverpb.ResponseOp, 2*n)...)\n"},
 		{"claims sent again, all or none, after an unknown outcome", "I3", "batch.go",
 			"		case err != nil:\n			return nil, err\n		case n == 1:\n", "		case err != nil && (n == 1 || outcomeOf(err) != unknown):\n			return nil, err\n		case err != nil:\n		case n == 1:\n"},
+		{"Prefetch displaces what is owned", "I9", "cache_bulk.go",
+			"		case len(c.owning.ring)+c.underway >= c.limit:\n", "		case len(c.owning.ring)+c.underway >= 1<<30:\n"},
+		{"a claim that was not sent is not tried again", "I9", "bulk.go",
+			"	return cl.hdr != nil, nil\n", "	return true, nil\n"},
 		{"the lease that was handed in is revoked", "I9", "session.go",
 			"	s.reset()\n	s.refuseQueued()\n", "	s.reset()\n	s.retired = append(s.retired, s.handed)\n	s.refuseQueued()\n"},
 	}
