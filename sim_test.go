@@ -35,7 +35,7 @@ var (
 // TestSimulation runs several KVs and a plain client on one etcd in memory, in
 // virtual time, while requests and replies are lost and late, links are cut,
 // the watch lags, history is compacted, the leader stalls, keys are crowded out,
-// KVs are closed and opened, and an operator takes claims away. Afterwards every
+// prefetched and released, KVs are closed and opened, and an operator takes claims away. Afterwards every
 // history must be linearizable, every write applied at most once, and no claim
 // may be left.
 //
