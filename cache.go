@@ -35,6 +35,7 @@ type cache struct {
 	aging    []*entry      // idle entries, kept for their rest
 	owning   clock         // owned entries
 	underway int           // claims under way
+	misses   *misses       // nil if the first read of a key claims it
 	usual    time.Duration // how long a key rests that is asked back for the first time
 }
 

@@ -14,7 +14,7 @@ type wanted struct {
 	left   []string // not looked at: as many keys are owned, or about to be, as may be
 }
 
-// want begins to claim keys. It displaces nothing.
+// want begins to claim keys. It displaces nothing, and counts no reads: see join.
 func (c *cache) want(keys []string, now time.Time) (w wanted) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -32,7 +32,7 @@ type claim struct {
 }
 
 // join returns the claim under way on key, beginning one if need be. It is nil
-// if key is not to be claimed now. The caller that
+// if key is not to be claimed now, or was not read often enough. The caller that
 // begins it has to see to it that it is sent and settled; one that is told not to
 // share its reply waits for it and looks again.
 //
@@ -45,7 +45,7 @@ func (c *cache) join(key string, now time.Time) (cl *claim, begun, share bool) {
 	if e != nil && e.state == claiming {
 		return e.claim, false, !e.claim.sent
 	}
-	if !c.claimableLocked(key, e, now) {
+	if !c.claimableLocked(key, e, now) || !c.misses.enough(key, now) {
 		return nil, false, false
 	}
 	return c.claimLocked(key), true, true

@@ -229,3 +229,25 @@ func ExampleKV_Release() {
 	fmt.Println(kv.Owned("job/1"))
 	// Output: false
 }
+
+// With ClaimAfter a scan of many keys that are read once writes no claims.
+func ExampleConfig_claimAfter() {
+	cl, stop := connect()
+	defer stop()
+	ctx := context.Background()
+	kv, err := leasing.New(ctx, cl, leasing.Config{Prefix: "leasing/", ClaimAfter: 2})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kv.Close()
+
+	for range 2 {
+		if _, err := kv.Get(ctx, "k"); err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(kv.Owned("k"))
+	}
+	// Output:
+	// false
+	// true
+}
