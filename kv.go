@@ -58,13 +58,12 @@ type Config struct {
 	// that has been deleted, so there are some more of these for a moment.
 	MaxKeys int
 
-	// ClaimAfter is how many reads of a key it takes until one of them claims it, so that
-	// a scan of keys that are read once does not write a claim for each: the first
-	// reads go to etcd, and the one that makes up the number claims the key. 0 and 1
-	// mean that the first read claims. The reads that count are those of this KV that
-	// could have claimed the key, each for longer than 10 s, and for 20 s at most. Of
-	// 65,536 keys and more that are read within 10 s, the oldest reads are forgotten
-	// sooner. To count takes up to 4 MB. Prefetch does not wait for reads.
+	// ClaimAfter is how many reads of a key it takes to claim it, so that a scan of keys
+	// that are read once does not write a claim for each: the reads before that go to
+	// etcd. 0 and 1 mean that the first read claims. What counts are the reads by this
+	// KV that could have claimed the key, each for longer than 10 s and for 20 s at
+	// most. If more than 65,536 keys are read within 10 s, their oldest reads are
+	// forgotten sooner. Counting takes up to 4 MB. Prefetch does not wait for reads.
 	ClaimAfter int
 
 	// Logger gets what the session has to say; nil means the client's logger.
