@@ -32,12 +32,14 @@ type cache struct {
 	// mu guards everything below and the entries, but for their atomic fields.
 	// Nothing that blocks happens under it: no I/O, no channel operation but
 	// close, no log, no callback. Readers of published entries never take it.
-	mu      sync.Mutex
-	barring []*write      // unsettled writes that bar ranges from being claimed
-	aging   []*entry      // idle entries, kept for their rest
-	owning  clock         // owned entries
-	usual   time.Duration // how long a key rests that is asked back for the first time
-	judged  time.Time     // when that was changed last
+	mu       sync.Mutex
+	barring  []*write      // unsettled writes that bar ranges from being claimed
+	aging    []*entry      // idle entries, kept for their rest
+	owning   clock         // owned entries
+	underway int           // claims under way
+	misses   *misses       // nil if the first read of a key claims it
+	usual    time.Duration // how long a key rests that is asked back for the first time
+	judged   time.Time     // when that was changed last
 }
 
 // state is what the cache knows of the claim of one key.

@@ -20,7 +20,7 @@ type claim struct {
 	lease *lease // set when sent
 
 	// News that overtook the reply.
-	spoiled bool  // the epoch has passed or a write of ours has covered the key
+	spoiled bool  // the epoch has passed, a write of ours has covered the key, or it is to be given back
 	created int64 // the grant of the latest claim of ours that was seen
 	revoked int64 // the grant of the latest REVOKE
 	deleted int64 // the revision of the latest DELETE
@@ -33,32 +33,46 @@ type claim struct {
 }
 
 // join returns the claim under way on key, beginning one if need be. It is nil
-// if key is not to be claimed now. The caller that begins it has to see to it
-// that it is sent and settled; one that is told not to share its reply waits
-// for it and looks again.
+// if key is not to be claimed now, or was not read often enough. The caller that
+// begins it has to see to it that it is sent and settled; one that is told not to
+// share its reply waits for it and looks again.
 //
 // Invariant: I8. A reader that joins a claim after it was sent cannot share
 // the reply: what it says may be older than the reader's call.
 func (c *cache) join(key string, now time.Time) (cl *claim, begun, share bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.entries.get(key); e != nil {
-		if e.state == claiming {
-			return e.claim, false, !e.claim.sent
-		}
-		if !e.claimableLocked(now) {
-			return nil, false, false
-		}
+	e := c.entries.get(key)
+	if e != nil && e.state == claiming {
+		return e.claim, false, !e.claim.sent
+	}
+	if !c.claimableLocked(key, e, now) || !c.misses.enough(key, now) {
+		return nil, false, false
+	}
+	return c.claimLocked(key), true, true
+}
+
+// claimableLocked reports whether key, whose entry is e if it has one, may be
+// claimed at now.
+func (c *cache) claimableLocked(key string, e *entry, now time.Time) bool {
+	if e != nil && !e.claimableLocked(now) {
+		return false
 	}
 	for _, w := range c.barring {
 		if contained(key, w.barred) {
-			return nil, false, false
+			return false
 		}
 	}
+	return true
+}
+
+// claimLocked begins a claim of key, which must be claimable.
+func (c *cache) claimLocked(key string) *claim {
 	e := c.entryLocked(key)
 	e.state = claiming
 	e.claim = &claim{key: key, entry: e, done: make(chan struct{})}
-	return e.claim, true, true
+	c.underway++
+	return e.claim
 }
 
 // send marks claims as sent under a lease, as many as it has room for if limit is
@@ -103,6 +117,7 @@ func (c *cache) settleClaim(cl *claim, r claimReply, now time.Time) (out []yield
 	c.count.claim(cl, r)
 	e := cl.entry
 	e.claim = nil
+	c.underway--
 	c.observe(r.hdr) // before those who wait return with it
 	if r.hdr != nil {
 		cl.hdr = r.hdr

@@ -197,6 +197,18 @@ func (w *walk) read() {
 	w.net = append(w.net, func() { w.shared(cl, from) })
 }
 
+// bulk has some keys claimed before they are read, or given back.
+func (w *walk) bulk() {
+	keys := slices.DeleteFunc(slices.Clone(walkKeys), func(string) bool { return w.one(3) })
+	if w.one(2) {
+		w.yield(w.c.release(keys).yields)
+		return
+	}
+	for _, cl := range w.c.want(keys, w.now).begun {
+		w.net = append(w.net, func() { w.sendClaim(cl) })
+	}
+}
+
 // shared checks what a reader gets that called at revision from.
 func (w *walk) shared(cl *claim, from int64) {
 	select {
@@ -498,9 +510,12 @@ func (w *walk) step() {
 	case n < 60+w.others:
 		w.what = "strangers"
 		w.strangers()
-	case n < 93:
+	case n < 92:
 		w.what = "read"
 		w.read()
+	case n < 93:
+		w.what = "bulk"
+		w.bulk()
 	case n < 98:
 		w.what = "write"
 		for range pick(w.one(4), 3, 1) {

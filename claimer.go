@@ -26,6 +26,19 @@ func (s *session) claim(key string, now time.Time) (cl *claim, share bool, why r
 	return cl, share, why
 }
 
+// want begins to claim keys that nobody may have read yet. It reports false if nothing
+// is claimed now. See cache.want.
+func (s *session) want(keys []string, now time.Time) (w wanted, ok bool) {
+	if !s.mayClaim(now) {
+		return w, false
+	}
+	w = s.cache.want(keys, now)
+	if len(w.begun) > 0 {
+		s.claims.put(w.begun...)
+	}
+	return w, true
+}
+
 // mayClaim reports whether anything is claimed at now. It is not while etcd
 // owes the reply to earlier claims: readers should not queue up behind them.
 //
@@ -38,6 +51,25 @@ func (s *session) mayClaim(now time.Time) bool {
 	defer s.mu.Unlock()
 	stuck := slices.ContainsFunc(s.sending[:], func(sent time.Time) bool { return !sent.IsZero() && now.Sub(sent) >= patience })
 	return s.ears && !s.ended && len(s.leases) > 0 && !now.Before(s.hold) && !stuck
+}
+
+// obstacle says why nothing is claimed, for an error, and whether that will stay so
+// as long as nobody does anything about it.
+func (s *session) obstacle(now time.Time) (why string, stays bool) {
+	silent := s.silent(now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ended:
+		return "the session with etcd has ended", true
+	case s.deafened:
+		return "etcd refuses the watch on the claim prefix", true
+	case !s.ears, silent:
+		return "the watch on the claim prefix is down", false
+	case len(s.leases) == 0:
+		return "there is no lease", false
+	}
+	return "etcd does not answer claims, or grants no more leases", false
 }
 
 // refuseQueued gives up the claims that have not been sent, and so wakes those

@@ -157,3 +157,97 @@ func ExampleNew_namespace() {
 	fmt.Println(resp.Count)
 	// Output: 0
 }
+
+// Owned tells what a read would cost.
+func ExampleKV_Owned() {
+	cl, stop := connect()
+	defer stop()
+	ctx := context.Background()
+	kv, err := leasing.New(ctx, cl, leasing.Config{Prefix: "leasing/"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kv.Close()
+
+	fmt.Println(kv.Owned("k"))
+	if _, err := kv.Get(ctx, "k"); err != nil { // claims the key
+		log.Fatal(err)
+	}
+	fmt.Println(kv.Owned("k"))
+	// Output:
+	// false
+	// true
+}
+
+// A service that reads its configuration all the time owns it from the start.
+func ExampleKV_Prefetch() {
+	cl, stop := connect()
+	defer stop()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	cl.Put(ctx, "config/a", "1")
+	cl.Put(ctx, "config/b", "2")
+	kv, err := leasing.New(ctx, cl, leasing.Config{Prefix: "leasing/"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kv.Close()
+
+	n, err := kv.Prefetch(ctx, "config/", clientv3.WithPrefix())
+	if err != nil {
+		log.Print(err) // reads work all the same
+	}
+	fmt.Println(n)
+	resp, err := kv.Get(ctx, "config/b") // from memory
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s\n", resp.Kvs[0].Value)
+	// Output:
+	// 2
+	// 2
+}
+
+// Who knows that others are going to write a key gives it back, so that they need not
+// ask for it.
+func ExampleKV_Release() {
+	cl, stop := connect()
+	defer stop()
+	ctx := context.Background()
+	kv, err := leasing.New(ctx, cl, leasing.Config{Prefix: "leasing/"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kv.Close()
+
+	if _, err := kv.Get(ctx, "job/1"); err != nil { // claims the key
+		log.Fatal(err)
+	}
+	if err := kv.Release(ctx, "job/1", "job/2"); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(kv.Owned("job/1"))
+	// Output: false
+}
+
+// With ClaimAfter a scan of many keys that are read once writes no claims.
+func ExampleConfig_claimAfter() {
+	cl, stop := connect()
+	defer stop()
+	ctx := context.Background()
+	kv, err := leasing.New(ctx, cl, leasing.Config{Prefix: "leasing/", ClaimAfter: 2})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kv.Close()
+
+	for range 2 {
+		if _, err := kv.Get(ctx, "k"); err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(kv.Owned("k"))
+	}
+	// Output:
+	// false
+	// true
+}

@@ -58,6 +58,14 @@ type Config struct {
 	// that has been deleted, so there are some more of these for a moment.
 	MaxKeys int
 
+	// ClaimAfter is how many reads of a key it takes to claim it, so that a scan of keys
+	// that are read once does not write a claim for each: the reads before that go to
+	// etcd. 0 and 1 mean that the first read claims. What counts are the reads by this
+	// KV that could have claimed the key, each for longer than 10 s and for 20 s at
+	// most. If more than 65,536 keys are read within 10 s, their oldest reads are
+	// forgotten sooner. Counting takes up to 4 MB. Prefetch does not wait for reads.
+	ClaimAfter int
+
 	// WatchData are prefixes of data that is watched for writes by programs that do
 	// not use the protocol: etcdctl, say, or an old service. A key that such a
 	// stranger has written is given up, and the log, Stats and OnEvent tell of it. So
@@ -101,6 +109,8 @@ func (cfg Config) validate() (Config, error) {
 		return cfg, fmt.Errorf("leasing: Config.MaxTxnOps is %d: it must be at least 8, or 0 for %d", cfg.MaxTxnOps, defaultMaxTxnOps)
 	case cfg.MaxKeys < 0:
 		return cfg, fmt.Errorf("leasing: Config.MaxKeys is %d: it must be at least 1, or 0 for %d", cfg.MaxKeys, defaultMaxKeys)
+	case cfg.ClaimAfter < 0:
+		return cfg, fmt.Errorf("leasing: Config.ClaimAfter is %d: it must be at least 1, or 0 for the first read", cfg.ClaimAfter)
 	}
 	cfg.TTL = cmp.Or(cfg.TTL, defaultTTL)
 	cfg.MaxTxnOps = cmp.Or(cfg.MaxTxnOps, defaultMaxTxnOps)
@@ -159,6 +169,7 @@ func open(ctx context.Context, cl *clientv3.Client, cfg Config, in handedIn) (*K
 		cache: newCache(cfg.MaxKeys), closing: make(chan struct{}),
 	}
 	kv.cache.events = newEvents(cfg.OnEvent, func() { kv.cache.count.eventsLost.Add(1) })
+	kv.cache.claimAfter(cfg.ClaimAfter)
 	kv.session = &session{
 		kv: cl.KV, watcher: cl.Watcher, lessor: cl.Lease,
 		cache: kv.cache, layout: kv.layout, log: log,

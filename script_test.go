@@ -21,6 +21,8 @@ import (
 // checked for consistency. What is used:
 //
 //	join C k                 a reader wants k; C is the claim under way
+//	want k j                 somebody wants to own them; a claim that is begun has the key's name
+//	release k j              they are to be given back
 //	send C [L]               C is sent, under lease L (L1)
 //	granted C @5 v@3         etcd's reply: revision 5, ours; k is v, since revision 3
 //	refused C @5 v@3 [k@4 theirs|ours]   refused, perhaps by the claim with grant 4
@@ -104,6 +106,18 @@ func (s *script) step(verb string, args []string) string {
 		}
 		s.claims[args[0]] = cl
 		return pick(begun, "begun", "joined") + pick(share, " sharing", " late")
+	case "want":
+		return s.want(args)
+	case "release":
+		r := s.c.release(args)
+		words := []string{yields(r.yields)}
+		for _, y := range s.c.leaving(r.leaving) {
+			words = append(words, "leaving "+y.key)
+		}
+		for _, cl := range r.claims {
+			words = append(words, "after "+cl.key)
+		}
+		return strings.TrimSpace(strings.Join(words, " "))
 	case "send":
 		s.c.send([]*claim{s.claims[args[0]]}, s.leases[append(args, "L1")[1]], claimsPerLease)
 	case "granted", "refused", "denied", "lost", "unsent":
@@ -159,6 +173,25 @@ func (s *script) step(verb string, args []string) string {
 		s.t.Fatalf("what is %q?", verb)
 	}
 	return ""
+}
+
+func (s *script) want(keys []string) string {
+	w := s.c.want(keys, s.now)
+	var words []string
+	for _, cl := range w.begun {
+		s.claims[cl.key] = cl
+		words = append(words, "begun "+cl.key)
+	}
+	for _, cl := range w.joined {
+		words = append(words, "joined "+cl.key)
+	}
+	for what, keys := range map[string][]string{"owned ": w.owned, "soon ": w.soon, "left ": w.left} {
+		for _, k := range keys {
+			words = append(words, what+k)
+		}
+	}
+	slices.Sort(words)
+	return strings.Join(words, " ")
 }
 
 func (s *script) settleClaim(verb string, cl *claim, args []string) string {
@@ -378,7 +411,7 @@ func facts(s *snapshot) string {
 // inconsistency says what is wrong with the cache whatever has happened; ""
 // if nothing is.
 func inconsistency(c *cache) string {
-	n, aging, owning, claims := 0, 0, 0, make(map[*lease]int)
+	n, aging, owning, underway, claims := 0, 0, 0, 0, make(map[*lease]int)
 	bad := ""
 	c.entries.each(func(e *entry) {
 		n++
@@ -392,6 +425,9 @@ func inconsistency(c *cache) string {
 		}
 		if e.state == owned {
 			owning++
+		}
+		if e.state == claiming {
+			underway++
 		}
 		if e.lease != nil {
 			claims[e.lease]++
@@ -409,6 +445,9 @@ func inconsistency(c *cache) string {
 		wrong(e.state == idle && (e.lease != nil || e.grant != 0), "idle, but holds on to something")
 		wrong(e.state == idle && e.writes == 0 && !e.aging, "idle for nothing")
 	})
+	if c.underway != underway {
+		bad = fmt.Sprintf("%d claims are under way, counted as %d", underway, c.underway)
+	}
 	if len(c.owning.ring) != owning {
 		bad = fmt.Sprintf("%d keys are owned, %d are on the clock", owning, len(c.owning.ring))
 	}

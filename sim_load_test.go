@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-leasing/leasing"
 	"github.com/etcd-leasing/leasing/internal/history"
 	"github.com/etcd-leasing/leasing/internal/memetcd"
 )
@@ -25,6 +26,10 @@ func (s *sim) work(ctx context.Context, rng *rand.Rand, n *node) {
 		if now := n.current(); now != kv {
 			kv, last = now, 0
 		}
+		if leased, ok := kv.(*leasing.KV); ok && rng.IntN(20) == 0 {
+			s.bulk(ctx, rng, leased)
+			continue
+		}
 		rev, err := s.do(ctx, rng, n, kv)
 		if err != nil {
 			continue
@@ -33,6 +38,20 @@ func (s *sim) work(ctx context.Context, rng *rand.Rand, n *node) {
 			s.t.Errorf("%s: header revision %d after %d", n.name, rev, last)
 		}
 		last = rev
+	}
+}
+
+// bulk has some keys owned, or gives some back.
+func (s *sim) bulk(ctx context.Context, rng *rand.Rand, kv *leasing.KV) {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(1+rng.IntN(8000))*time.Millisecond)
+	defer cancel()
+	first := rng.IntN(len(simKeys))
+	if rng.IntN(2) == 0 {
+		_ = kv.Release(ctx, simKeys[first:]...)
+		return
+	}
+	if n, _ := kv.Prefetch(ctx, simKeys[first], clientv3.WithFromKey()); n > len(simKeys)-first {
+		s.t.Errorf("%d keys are owned of %d", n, len(simKeys)-first)
 	}
 }
 

@@ -35,7 +35,7 @@ var (
 // TestSimulation runs several KVs and a plain client on one etcd in memory, in
 // virtual time, while requests and replies are lost and late, links are cut,
 // the watch lags, history is compacted, the leader stalls, keys are crowded out,
-// KVs are closed and opened, and an operator takes claims away. Afterwards every
+// prefetched and released, KVs are closed and opened, and an operator takes claims away. Afterwards every
 // history must be linearizable, every write applied at most once, and no claim
 // may be left.
 //
@@ -76,6 +76,7 @@ type sim struct {
 	srv   *memetcd.Server
 	ttl   time.Duration
 	limit int         // of keys that a KV owns
+	after int         // reads it claims a key
 	share int         // of writes, in a hundred operations
 	calm  atomic.Bool // no more faults
 	clock atomic.Int64
@@ -141,6 +142,7 @@ func simulate(t *testing.T, seed uint64) *sim {
 	s := &sim{
 		t: t, ttl: time.Duration(2+rng.IntN(4)) * time.Second, share: []int{2, 10, 40}[rng.IntN(3)],
 		limit:  []int{0, 0, 2}[rng.IntN(3)],
+		after:  []int{0, 0, 2}[rng.IntN(3)],
 		events: make(map[string][]*clientv3.Event),
 		writes: make(map[string][]history.Write),
 		reads:  make(map[string][]history.Read),
@@ -189,7 +191,7 @@ func simulate(t *testing.T, seed uint64) *sim {
 func (s *sim) now() int64 { return s.clock.Add(1) }
 
 func (s *sim) open(n *node) clientv3.KV {
-	kv, err := leasing.New(s.t.Context(), n.cl, leasing.Config{Prefix: claimPrefix, TTL: s.ttl, MaxKeys: s.limit})
+	kv, err := leasing.New(s.t.Context(), n.cl, leasing.Config{Prefix: claimPrefix, TTL: s.ttl, MaxKeys: s.limit, ClaimAfter: s.after})
 	if err != nil {
 		s.t.Errorf("%s: %v", n.name, err)
 	}

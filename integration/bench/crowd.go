@@ -6,6 +6,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-leasing/leasing"
 	"github.com/etcd-leasing/leasing/integration/internal/contender"
 )
 
@@ -17,6 +18,9 @@ func crowdExperiments(s *sizes) []*experiment {
 	return []*experiment{
 		{measure: measureClaims, rows: []*row{
 			{name: "64 goroutines claim fresh keys", unit: perSecond, want: leastOf(1, 0), note: "the plain client gets them" + s.fewer(s.claims, s.claimsTheirs)},
+		}},
+		{who: []int{contender.Plain, contender.Ours}, measure: measurePrefetch, rows: []*row{
+			{name: fmt.Sprintf("Prefetch of %s keys", thousands(float64(s.prefetched))), unit: nanoseconds, want: mostOf(1.5, contender.Plain), note: "the plain client puts them, by 64 goroutines"},
 		}},
 		{measure: measureForeignGets, rows: []*row{
 			{name: "64 goroutines read foreign keys", unit: perSecond, want: leastOf(0.9, 0)},
@@ -47,6 +51,24 @@ func measureClaims(e *env) []float64 {
 	e.fill(keys, 16)
 	e.get(p, "warm")
 	return []float64{e.rateOf(crowd, len(keys), func(i int) { e.get(p, keys[i]) })}
+}
+
+// measurePrefetch has the plain client put as many keys as the others own.
+func measurePrefetch(e *env) []float64 {
+	p, keys := e.party(), e.keys('p', e.sizes.prefetched)
+	e.fill(keys, 16)
+	e.get(p, "warm")
+	begin := time.Now()
+	if kv, ok := p.KV.(*leasing.KV); ok {
+		n, err := kv.Prefetch(e.ctx, e.base('p'), clientv3.WithPrefix())
+		e.must(err)
+		if n != len(keys) {
+			e.fail("%d of %d keys are owned", n, len(keys))
+		}
+	} else {
+		e.share(crowd, len(keys), func(i int) { e.put(p, keys[i]) })
+	}
+	return []float64{float64(time.Since(begin))}
 }
 
 func measureForeignGets(e *env) []float64 {
