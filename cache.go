@@ -49,16 +49,17 @@ const (
 
 // entry is one key. Its state is changed by the cache alone, under cache.mu.
 type entry struct {
-	key  string
-	hash uint64
-	next atomic.Pointer[entry] // the index's chain
+	key   string
+	hash  uint32
+	bytes uint32                // what it takes, as cache.owning counts it
+	next  atomic.Pointer[entry] // the index's chain
 
 	// snap is what readers may be told. It is nil unless the key is owned and
 	// no write of ours to it is unsettled.
 	//
 	// Invariant: I1.
 	snap  atomic.Pointer[snapshot]
-	reads atomic.Uint32 // local reads under this grant, counted up to payoff; and recent
+	reads atomic.Uint32 // local reads, counted in three ways: see paying
 
 	state state
 	lost  bool // one of the unsettled writes could not be read back
@@ -69,7 +70,7 @@ type entry struct {
 	lease  *lease    // the lease that a claim of ours hangs on or may do so
 	known  *snapshot // what will be published when the last unsettled write settles
 	writes int32     // unsettled writes of ours that cover the key
-	slot   int32     // its place in cache.owning, from 1 on; 0 if it is not there
+	slot   int32     // its place in cache.owning: in the ring, from 1 on, or outside, from -1 down; 0 if it is not there
 	pause  *pause    // nil if it may be claimed at any time
 }
 
@@ -153,20 +154,38 @@ func (s sight) unchanged() bool { return s.of.snap.Load() == s.snapshot }
 func (e *entry) look() *snapshot {
 	s := e.snap.Load()
 	if s != nil {
-		// Counts roughly and only up to payoff, so that a hot key's readers do
-		// not write to memory that they share.
-		if n := e.reads.Load(); n != payoff|recent {
-			e.reads.Store(min(n&^recent+1, payoff) | recent)
+		// Counts roughly and only so far, so that a hot key's readers do not write
+		// to memory that they share.
+		if n := e.reads.Load(); n != payoff|maxUses*oneUse {
+			if n&paying < payoff {
+				n++
+			}
+			if n&used < maxUses*oneUse {
+				n += oneUse
+			}
+			e.reads.Store(n)
 		}
 	}
 	return s
 }
 
-// wasRead reports whether the key was read since it was asked last.
-func (e *entry) wasRead() bool {
-	n := e.reads.Load()
-	e.reads.Store(n &^ recent)
-	return n&recent != 0
+// The parts of entry.reads. All but readers hold cache.mu when they change it.
+const (
+	paying = 1<<4 - 1 // reads under this grant, up to payoff
+
+	oneUse  = 1 << 4 // reads since it came or came back, less what the clock takes off, up to maxUses
+	maxUses = 7
+	used    = maxUses * oneUse
+)
+
+// uses is how much the key was read, for the clock.
+func (e *entry) uses() uint32 { return e.reads.Load() & used / oneUse }
+
+// lessUsed takes one off that. It yields to a reader that counts up just now.
+func (e *entry) lessUsed() {
+	if n := e.reads.Load(); n&used > 0 {
+		e.reads.CompareAndSwap(n, n-oneUse)
+	}
 }
 
 // observe raises the highest revision seen to that of h, whose news has been
@@ -225,7 +244,7 @@ func (c *cache) forgetLocked(e *entry) yield {
 
 // evictLocked gives up keys while too many are owned, other than keep.
 func (c *cache) evictLocked(keep *entry) (out []yield) {
-	for len(c.owning.ring) > c.limit {
+	for c.owning.len() > c.limit {
 		e := c.owning.victim(keep)
 		if e == nil {
 			return out

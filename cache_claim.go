@@ -152,8 +152,8 @@ func (c *cache) settleClaimedLocked(cl *claim, r claimReply, now time.Time) []yi
 	}
 	e.state, e.grant = owned, grant
 	e.reads.Store(0)
+	c.owning.add(e, 0)
 	e.snap.Store(cl.facts)
-	c.owning.add(e)
 	return c.evictLocked(e)
 }
 

@@ -35,9 +35,6 @@ const (
 	payoff      = 8
 	payoffRests = 2
 
-	// recent marks a count of reads: there was one since the clock came by.
-	recent = 1 << 8
-
 	restMin = 250 * time.Millisecond
 	restMax = 8 * time.Second
 	// wholeRests is for how many times its length a rest that was not cut short
@@ -115,7 +112,7 @@ func (c *cache) ageLocked(now time.Time) {
 // what the next ones are judged by.
 func (c *cache) restLocked(e *entry, wasOurs bool, now time.Time) {
 	p := e.pauseLocked(now)
-	paid := wasOurs && e.reads.Load()&^recent >= payoff
+	paid := wasOurs && e.reads.Load()&paying >= payoff
 	e.reads.Store(0)
 	if wasOurs || !now.Before(p.until) { // else it rests as it is
 		if !p.cut {

@@ -405,13 +405,8 @@ func inconsistency(c *cache) string {
 		wrong(e.state == idle && (e.lease != nil || e.grant != 0), "idle, but holds on to something")
 		wrong(e.state == idle && e.writes == 0 && !e.aging, "idle for nothing")
 	})
-	if len(c.owning.ring) != owning {
-		bad = fmt.Sprintf("%d keys are owned, %d are on the clock", owning, len(c.owning.ring))
-	}
-	for i, e := range c.owning.ring {
-		if int(e.slot) != i+1 || e.state != owned || c.entries.get(e.key) != e {
-			bad = fmt.Sprintf("%q is on the clock, but does not belong there", e.key)
-		}
+	if wrong := clockInconsistency(c, owning); wrong != "" {
+		bad = wrong
 	}
 	for _, e := range c.aging {
 		if !e.aging || c.entries.get(e.key) != e {
@@ -429,6 +424,31 @@ func inconsistency(c *cache) string {
 		if l.claims != n && bad == "" {
 			bad = fmt.Sprintf("%d claims hang on lease %d, counted as %d", n, l.id, l.claims)
 		}
+	}
+	return bad
+}
+
+func clockInconsistency(c *cache, owning int) (bad string) {
+	k, waits := &c.owning, 0
+	belongs := func(e *entry, slot int) {
+		if int(e.slot) != slot || e.state != owned || c.entries.get(e.key) != e {
+			bad = fmt.Sprintf("%q is on the clock, but does not belong there", e.key)
+		}
+	}
+	for i, e := range k.ring {
+		belongs(e, i+1)
+	}
+	for i, e := range k.young {
+		if e != nil {
+			belongs(e, -i-1)
+			waits++
+		}
+		if e != nil && i < k.first {
+			bad = fmt.Sprintf("%q has been left behind", e.key)
+		}
+	}
+	if k.len() != owning || waits != k.waits {
+		bad = fmt.Sprintf("%d keys are owned, %d are on the clock, and %d of %d wait", owning, k.len(), waits, k.waits)
 	}
 	return bad
 }
