@@ -24,8 +24,9 @@ type cache struct {
 	seen  atomic.Int64
 	ident atomic.Pointer[etcdserverpb.ResponseHeader] // the latest reply's other header fields
 
-	entries *index
-	limit   int // how many keys may be owned
+	entries  *index
+	limit    int   // how many keys may be owned
+	maxBytes int64 // how much they may take; 0 is no bound
 
 	// mu guards everything below and the entries, but for their atomic fields.
 	// Nothing that blocks happens under it: no I/O, no channel operation but
@@ -35,6 +36,7 @@ type cache struct {
 	aging   []*entry      // idle entries, kept for their rest
 	owning  clock         // owned entries
 	usual   time.Duration // how long a key rests that is asked back for the first time
+	evicted uint64        // how many keys were given up for the bounds
 }
 
 // state is what the cache knows of the claim of one key.
@@ -240,16 +242,4 @@ func (c *cache) forgetLocked(e *entry) yield {
 	c.owning.remove(e)
 	e.state, e.known = yielding, nil
 	return yield{key: e.key, grant: e.grant}
-}
-
-// evictLocked gives up keys while too many are owned, other than keep.
-func (c *cache) evictLocked(keep *entry) (out []yield) {
-	for c.owning.len() > c.limit {
-		e := c.owning.victim(keep)
-		if e == nil {
-			return out
-		}
-		out = append(out, c.forgetLocked(e))
-	}
-	return out
 }

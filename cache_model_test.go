@@ -122,6 +122,9 @@ type walk struct {
 	stats  map[string]int
 }
 
+// walkValue is how long a large value is, at least.
+const walkValue = 200
+
 var walkKeys = []string{"a", "b", "c", "d"}
 
 func newWalk(t *testing.T, seed uint64) *walk {
@@ -133,6 +136,9 @@ func newWalk(t *testing.T, seed uint64) *walk {
 			leases:  map[clientv3.LeaseID]bool{stranger: true},
 			history: make(map[string][]*mvccpb.KeyValue), changed: make(map[string][]int64),
 		},
+	}
+	if seed%3 == 0 { // two keys with large values, or three with others
+		w.c.maxBytes = 3*keyOverhead + walkValue
 	}
 	w.grantLease()
 	return w
@@ -315,7 +321,8 @@ func (w *walk) write() {
 
 func (w *walk) sendWrite(tok *write, points []string, ranges []keyRange, listed int64) {
 	w.writes++
-	value, leased, deleting, reading := fmt.Sprint(w.writes), w.one(12), w.one(4), !w.one(5)
+	value, leased, deleting, reading, large := fmt.Sprint(w.writes), w.one(12), w.one(4), !w.one(5), w.one(4)
+	size := walkValue * (1 + w.rng.IntN(5)) // the largest does not fit at all
 	grants := make([]int64, len(points))
 	for i, p := range tok.points {
 		grants[i] = p.grant
@@ -337,6 +344,9 @@ func (w *walk) sendWrite(tok *write, points []string, ranges []keyRange, listed 
 		for i, key := range points {
 			w.mayWrite(key)
 			kv := &mvccpb.KeyValue{Value: []byte(value)}
+			if large {
+				kv.Value = append(kv.Value, make([]byte, size)...)
+			}
 			if leased {
 				kv.Lease = int64(stranger)
 			}
@@ -586,6 +596,9 @@ func (w *walk) settle() {
 	}
 	if held > w.c.limit {
 		w.t.Fatalf("%d keys are owned, and the limit is %d", held, w.c.limit)
+	}
+	if got := w.c.owning.bytes; w.c.maxBytes > 0 && got > w.c.maxBytes {
+		w.t.Fatalf("%d bytes are owned, and the limit is %d", got, w.c.maxBytes)
 	}
 	if len(w.c.barring) > 0 {
 		w.t.Fatalf("%d range writes are unsettled in the end", len(w.c.barring))

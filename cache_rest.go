@@ -43,7 +43,8 @@ const (
 	// foreignPause is how long a key that somebody else holds is read plainly,
 	// unless its claim is seen to go before that.
 	foreignPause = time.Minute
-	// deniedPause is the same for a key whose claim was refused.
+	// deniedPause is the same for a key whose claim was refused, or that is too large
+	// to be kept.
 	deniedPause = 10 * time.Second
 
 	// maxAging bounds the idle entries that are kept for the sake of their pause.
@@ -56,6 +57,12 @@ func (e *entry) pauseLocked(now time.Time) *pause {
 		e.pause = &pause{until: now}
 	}
 	return e.pause
+}
+
+// deniedLocked keeps e from being claimed for a while: a claim would be of no use.
+func (e *entry) deniedLocked(now time.Time) {
+	p := e.pauseLocked(now)
+	p.until, p.brief = later(p.until, now.Add(deniedPause)), false
 }
 
 // claimableLocked reports whether the key of e may be claimed at now.

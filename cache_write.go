@@ -166,9 +166,10 @@ func (c *cache) unpinLocked(p pin) (out []yield) {
 	}
 	known := e.known
 	e.known = nil
-	if e.lost || known == nil || known.lease == nil {
+	if e.lost || known == nil || known.lease == nil || !c.keeps(takes(e.key, known)) {
 		return []yield{c.forgetLocked(e)}
 	}
+	c.owning.resize(e, takes(e.key, known))
 	e.snap.Store(known)
 	return c.evictLocked(e)
 }

@@ -58,6 +58,14 @@ type Config struct {
 	// that has been deleted, so there are some more of these for a moment.
 	MaxKeys int
 
+	// MaxBytes is how much memory the keys that are owned may take here, at most:
+	// the keys, their values, and 228 bytes for each; 0 means no bound but MaxKeys,
+	// which holds in any case. When they take more, keys are given back as with
+	// MaxKeys. A key that takes more by itself is read from etcd. What the estimate
+	// leaves out is small: memory lost in between, and what is remembered of up to
+	// 65,536 keys that are not owned.
+	MaxBytes int64
+
 	// Logger gets what the session has to say; nil means the client's logger.
 	Logger *zap.Logger
 
@@ -84,6 +92,8 @@ func (cfg Config) validate() (Config, error) {
 		return cfg, fmt.Errorf("leasing: Config.MaxTxnOps is %d: it must be at least 8, or 0 for %d", cfg.MaxTxnOps, defaultMaxTxnOps)
 	case cfg.MaxKeys < 0:
 		return cfg, fmt.Errorf("leasing: Config.MaxKeys is %d: it must be at least 1, or 0 for %d", cfg.MaxKeys, defaultMaxKeys)
+	case cfg.MaxBytes < 0:
+		return cfg, fmt.Errorf("leasing: Config.MaxBytes is %d: it must be at least 1, or 0 for no bound", cfg.MaxBytes)
 	}
 	cfg.TTL = cmp.Or(cfg.TTL, defaultTTL)
 	cfg.MaxTxnOps = cmp.Or(cfg.MaxTxnOps, defaultMaxTxnOps)
@@ -141,6 +151,7 @@ func open(ctx context.Context, cl *clientv3.Client, cfg Config, in handedIn) (*K
 		etcd: cl.KV, layout: newLayout(cfg.Prefix), maxOps: cfg.MaxTxnOps,
 		cache: newCache(cfg.MaxKeys), closing: make(chan struct{}),
 	}
+	kv.cache.maxBytes = cfg.MaxBytes
 	kv.session = &session{
 		kv: cl.KV, watcher: cl.Watcher, lessor: cl.Lease,
 		cache: kv.cache, layout: kv.layout, log: log,

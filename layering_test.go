@@ -63,7 +63,7 @@ func selected(file *ast.File, f func(x, name string, at ast.Node)) {
 func TestLayeringPureFiles(t *testing.T) {
 	code, _, fset := sources(t)
 	network := []string{"KV", "Client", "Watcher", "Lease", "Watch", "WatchChan", "Txn", "New", "NewKV", "NewClient", "NewCtxClient"}
-	for _, name := range []string{"cache.go", "cache_claim.go", "cache_news.go", "cache_rest.go", "cache_write.go", "clock.go", "index.go", "plan.go", "util.go", "claim.go"} {
+	for _, name := range []string{"cache.go", "cache_bounds.go", "cache_claim.go", "cache_news.go", "cache_rest.go", "cache_write.go", "clock.go", "index.go", "plan.go", "util.go", "claim.go"} {
 		file := code[name]
 		if file == nil {
 			t.Errorf("there is no %s", name)

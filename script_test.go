@@ -405,7 +405,7 @@ func inconsistency(c *cache) string {
 		wrong(e.state == idle && (e.lease != nil || e.grant != 0), "idle, but holds on to something")
 		wrong(e.state == idle && e.writes == 0 && !e.aging, "idle for nothing")
 	})
-	if wrong := clockInconsistency(c, owning); wrong != "" {
+	if wrong := clockInconsistency(c, owning); wrong != "" && bad == "" {
 		bad = wrong
 	}
 	for _, e := range c.aging {
@@ -429,11 +429,15 @@ func inconsistency(c *cache) string {
 }
 
 func clockInconsistency(c *cache, owning int) (bad string) {
-	k, waits := &c.owning, 0
+	k, waits, bytes := &c.owning, 0, int64(0)
 	belongs := func(e *entry, slot int) {
 		if int(e.slot) != slot || e.state != owned || c.entries.get(e.key) != e {
 			bad = fmt.Sprintf("%q is on the clock, but does not belong there", e.key)
 		}
+		if s := e.snap.Load(); s != nil && e.bytes != takes(e.key, s) {
+			bad = fmt.Sprintf("%q takes %d bytes, counted as %d", e.key, takes(e.key, s), e.bytes)
+		}
+		bytes += int64(e.bytes)
 	}
 	for i, e := range k.ring {
 		belongs(e, i+1)
@@ -449,6 +453,9 @@ func clockInconsistency(c *cache, owning int) (bad string) {
 	}
 	if k.len() != owning || waits != k.waits {
 		bad = fmt.Sprintf("%d keys are owned, %d are on the clock, and %d of %d wait", owning, k.len(), waits, k.waits)
+	}
+	if bytes != k.bytes {
+		bad = fmt.Sprintf("what is owned takes %d bytes, counted as %d", bytes, k.bytes)
 	}
 	return bad
 }

@@ -62,7 +62,7 @@ func mutants() []mutant {
 		// I7
 		{"released before it is forgotten", "I7", "cache.go",
 			"	e.snap.Store(nil)\n	c.owning.remove(e)\n	e.state, e.known = yielding, nil\n", "	c.owning.remove(e)\n	e.state, e.known = yielding, nil\n"},
-		{"evicted key released, but not forgotten", "I7", "cache.go",
+		{"evicted key released, but not forgotten", "I7", "cache_bounds.go",
 			"			return out\n		}\n		out = append(out, c.forgetLocked(e))\n", "			return out\n		}\n		c.owning.remove(e)\n		out = append(out, yield{key: e.key, grant: e.grant})\n"},
 		// I8
 		{"reply of an old epoch installed", "I8", "cache_claim.go",
