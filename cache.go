@@ -36,7 +36,9 @@ type cache struct {
 	aging   []*entry      // idle entries, kept for their rest
 	owning  clock         // owned entries
 	usual   time.Duration // how long a key rests that is asked back for the first time
+	passes  passes        // in search of idle keys
 	evicted uint64        // how many keys were given up for the bounds
+	idled   uint64        // how many because nobody read them
 }
 
 // state is what the cache knows of the claim of one key.
@@ -64,8 +66,9 @@ type entry struct {
 	reads atomic.Uint32 // local reads, counted in three ways: see paying
 
 	state state
-	lost  bool // one of the unsettled writes could not be read back
-	aging bool // in cache.aging
+	lost  bool  // one of the unsettled writes could not be read back
+	aging bool  // in cache.aging
+	pass  uint8 // which of cache.passes found last that it was read
 
 	claim  *claim    // claiming
 	grant  int64     // owned, yielding; 0 while yielding if it was never told
@@ -158,14 +161,14 @@ func (e *entry) look() *snapshot {
 	if s != nil {
 		// Counts roughly and only so far, so that a hot key's readers do not write
 		// to memory that they share.
-		if n := e.reads.Load(); n != payoff|maxUses*oneUse {
+		if n := e.reads.Load(); n != payoff|used|recent {
 			if n&paying < payoff {
 				n++
 			}
-			if n&used < maxUses*oneUse {
+			if n&used < used {
 				n += oneUse
 			}
-			e.reads.Store(n)
+			e.reads.Store(n | recent)
 		}
 	}
 	return s
@@ -178,6 +181,8 @@ const (
 	oneUse  = 1 << 4 // reads since it came or came back, less what the clock takes off, up to maxUses
 	maxUses = 7
 	used    = maxUses * oneUse
+
+	recent = 1 << 7 // there was one since the latest pass in search of idle keys
 )
 
 // uses is how much the key was read, for the clock.

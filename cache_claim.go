@@ -157,6 +157,7 @@ func (c *cache) settleClaimedLocked(cl *claim, r claimReply, now time.Time) []yi
 		return []yield{c.forgetLocked(e)}
 	}
 	e.reads.Store(0)
+	e.pass = c.passes.latest
 	c.owning.add(e, bytes)
 	e.snap.Store(cl.facts)
 	return c.evictLocked(e)

@@ -116,6 +116,7 @@ type walk struct {
 	ids    map[clientv3.LeaseID]bool
 	lastID clientv3.LeaseID
 	writes int
+	idle   time.Duration
 	others int    // how many steps in a hundred are strangers'
 	what   string // the latest step
 	served int
@@ -129,7 +130,7 @@ var walkKeys = []string{"a", "b", "c", "d"}
 
 func newWalk(t *testing.T, seed uint64) *walk {
 	w := &walk{
-		t: t, rng: rand.New(rand.NewPCG(seed, 7)), c: newCache(pick(seed%2 == 0, 2, defaultMaxKeys)), now: time.Now(), ears: true,
+		t: t, rng: rand.New(rand.NewPCG(seed, 7)), c: newCache([]int{1, defaultMaxKeys, 2, defaultMaxKeys}[seed%4]), now: time.Now(), ears: true,
 		ids: make(map[clientv3.LeaseID]bool), stats: make(map[string]int),
 		etcd: &tiny{
 			rev: 1, data: make(map[string]*mvccpb.KeyValue), claims: make(map[string]*claimRecord),
@@ -137,8 +138,11 @@ func newWalk(t *testing.T, seed uint64) *walk {
 			history: make(map[string][]*mvccpb.KeyValue), changed: make(map[string][]int64),
 		},
 	}
-	if seed%3 == 0 { // two keys with large values, or three with others
-		w.c.maxBytes = 3*keyOverhead + walkValue
+	if seed%2 == 1 {
+		w.idle = 2 * time.Second
+	}
+	if seed%3 == 0 { // one key with a large value and another
+		w.c.maxBytes = 2*keyOverhead + walkValue + 10
 	}
 	w.grantLease()
 	return w
@@ -266,7 +270,7 @@ func (w *walk) yield(ys []yield) {
 }
 
 func (w *walk) sendYield(y yield) {
-	if s := w.c.lookup(y.key); s != nil && y.grant != 0 && w.c.entries.get(y.key).grant == y.grant {
+	if s := w.published(y.key); s != nil && y.grant != 0 && w.c.entries.get(y.key).grant == y.grant {
 		w.t.Fatalf("%s@%d is served while its yield is under way (I7)", y.key, y.grant)
 	}
 	w.stats["yields"]++
@@ -524,6 +528,13 @@ func (w *walk) step() {
 		w.over(w.lease)
 	}
 	w.check()
+	if w.idle > 0 {
+		w.what = "sweep"
+		ys, _ := w.c.sweep(w.now, w.idle)
+		w.stats["idle"] += len(ys)
+		w.yield(ys)
+		w.check()
+	}
 }
 
 // check holds the promise: what is served is what etcd would answer.
@@ -532,7 +543,7 @@ func (w *walk) check() {
 		w.t.Fatalf("after %s: %s", w.what, bad)
 	}
 	for _, key := range walkKeys {
-		s := w.c.lookup(key)
+		s := w.published(key)
 		if s == nil || !s.lease.live(w.now) {
 			continue
 		}
@@ -550,6 +561,14 @@ func (w *walk) check() {
 	if seen := w.c.seen.Load(); seen > w.etcd.rev {
 		w.t.Fatalf("after %s: the highest revision seen is %d, etcd is at %d (I10)", w.what, seen, w.etcd.rev)
 	}
+}
+
+// published is what readers would be told, without being one.
+func (w *walk) published(key string) *snapshot {
+	if e := w.c.entries.get(key); e != nil {
+		return e.snap.Load()
+	}
+	return nil
 }
 
 func sameAs(s *snapshot, kv *mvccpb.KeyValue) bool {
@@ -628,12 +647,18 @@ func TestCacheAgainstATinyEtcd(t *testing.T) {
 			for k, n := range w.stats {
 				stats[k] += n
 			}
+			stats["evicted"] += int(w.c.evicted)
 			served += w.served
 		}()
 	}
 	// Lest the walk stays at home.
 	for _, what := range []string{"claim 0", "claim 1", "claim 2", "write applied", "write refused", "write unknown", "shared", "yields"} {
 		if stats[what] < int(seeds) {
+			t.Errorf("only %d times: %s", stats[what], what)
+		}
+	}
+	for _, what := range []string{"idle", "evicted"} {
+		if stats[what] < int(seeds)/4 {
 			t.Errorf("only %d times: %s", stats[what], what)
 		}
 	}

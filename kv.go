@@ -52,19 +52,27 @@ type Config struct {
 	MaxTxnOps int
 
 	// MaxKeys is how many keys are owned at most; 0 means 100,000. When there are
-	// more, those that were not read lately are given back, and may be claimed
-	// again by the next read: with more keys in use than that, every read may
-	// become a write in etcd. A key takes memory here, and a claim in etcd until
-	// that has been deleted, so there are some more of these for a moment.
+	// more, those that are read least are given back, and may be claimed again by
+	// the next read: with more keys in use than that, every read may become a
+	// write in etcd. A key takes memory here, and a claim in etcd until that has
+	// been deleted, so there are some more of these for a moment.
 	MaxKeys int
 
 	// MaxBytes is how much memory the keys that are owned may take here, at most:
 	// the keys, their values, and 228 bytes for each; 0 means no bound but MaxKeys,
 	// which holds in any case. When they take more, keys are given back as with
-	// MaxKeys. A key that takes more by itself is read from etcd. What the estimate
-	// leaves out is small: memory lost in between, and what is remembered of up to
-	// 65,536 keys that are not owned.
+	// MaxKeys. A key that takes more by itself is read from etcd: it goes to those
+	// who read it, and is not kept. The estimate leaves out what is remembered of
+	// keys that are not owned, at most 65,536: their names and 230 bytes for each.
 	MaxBytes int64
+
+	// IdleTimeout is how long a key stays owned without being read from memory; 0
+	// means for ever, and less than 1 s is refused. It is given back between 1 and
+	// 1.5 times that after its last read, in batches, in the background; later if
+	// etcd takes long to answer the KV's own requests, and not while it is being
+	// written. The next read claims it again. What is owned and not read costs
+	// others who write it three transactions instead of one.
+	IdleTimeout time.Duration
 
 	// Logger gets what the session has to say; nil means the client's logger.
 	Logger *zap.Logger
@@ -94,6 +102,8 @@ func (cfg Config) validate() (Config, error) {
 		return cfg, fmt.Errorf("leasing: Config.MaxKeys is %d: it must be at least 1, or 0 for %d", cfg.MaxKeys, defaultMaxKeys)
 	case cfg.MaxBytes < 0:
 		return cfg, fmt.Errorf("leasing: Config.MaxBytes is %d: it must be at least 1, or 0 for no bound", cfg.MaxBytes)
+	case cfg.IdleTimeout < 0 || cfg.IdleTimeout > 0 && cfg.IdleTimeout < time.Second:
+		return cfg, fmt.Errorf("leasing: Config.IdleTimeout is %v: it must be at least 1s, or 0 for none", cfg.IdleTimeout)
 	}
 	cfg.TTL = cmp.Or(cfg.TTL, defaultTTL)
 	cfg.MaxTxnOps = cmp.Or(cfg.MaxTxnOps, defaultMaxTxnOps)
@@ -157,7 +167,7 @@ func open(ctx context.Context, cl *clientv3.Client, cfg Config, in handedIn) (*K
 		cache: kv.cache, layout: kv.layout, log: log,
 		maxBatch: min(maxBatch, cfg.MaxTxnOps-2), maxAll: min(maxBatch, cfg.MaxTxnOps/2), // two comparisons and two operations each
 		ttl: int64((cfg.TTL + time.Second - 1) / time.Second), perLease: perLease,
-		handed: in.lease, life: in.life,
+		idle: cfg.IdleTimeout, handed: in.lease, life: in.life,
 	}
 	kv.session.ctx, kv.session.stop = context.WithCancel(cl.Ctx())
 	kv.session.start()

@@ -38,6 +38,7 @@ import (
 //	deleted k @9             the watch: DELETE
 //	yielded k@5 | found k@? 5   the reply to a yield
 //	reconcile @9 k@5,ours j@6,theirs,revoked   a listing of all claims
+//	sweep 8s                 the keeper gives up what was not read for so long
 //	over L | over *          a lease, or the epoch, is over
 //	state k | claims L | wait 2s
 //
@@ -141,6 +142,8 @@ func (s *script) step(verb string, args []string) string {
 		return s.reconcile(revision(args[0]), args[1:])
 	case "over":
 		s.over(args[0])
+	case "sweep":
+		return s.sweep(args[0])
 	case "state":
 		return s.state(args[0])
 	case "claims":
@@ -240,6 +243,16 @@ func (s *script) reconcile(rev int64, args []string) string {
 		ours[r] = slices.Contains(words, "ours")
 	}
 	return yields(s.c.reconcile(listing, rev, func(r claimRecord) bool { return ours[r] }, s.now))
+}
+
+// sweep has the keeper look for keys that were not read for so long.
+func (s *script) sweep(idle string) string {
+	d, err := time.ParseDuration(idle)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ys, _ := s.c.sweep(s.now, d)
+	return yields(ys)
 }
 
 func (s *script) over(name string) {

@@ -64,6 +64,10 @@ func mutants() []mutant {
 			"	e.snap.Store(nil)\n	c.owning.remove(e)\n	e.state, e.known = yielding, nil\n", "	c.owning.remove(e)\n	e.state, e.known = yielding, nil\n"},
 		{"evicted key released, but not forgotten", "I7", "cache_bounds.go",
 			"			return out\n		}\n		out = append(out, c.forgetLocked(e))\n", "			return out\n		}\n		c.owning.remove(e)\n		out = append(out, yield{key: e.key, grant: e.grant})\n"},
+		{"idle key released, but not forgotten", "I7", "cache_bounds.go",
+			"		out = append(out, c.forgetLocked(e))\n		c.idled++\n", "		out = append(out, yield{key: e.key, grant: e.grant})\n		c.idled++\n"},
+		{"key that is too large released, but not forgotten", "I7", "cache_claim.go",
+			"		e.deniedLocked(now)\n		return []yield{c.forgetLocked(e)}\n	}\n	e.reads", "		e.deniedLocked(now)\n		e.snap.Store(cl.facts)\n		return []yield{{key: e.key, grant: e.grant}}\n	}\n	e.reads"},
 		// I8
 		{"reply of an old epoch installed", "I8", "cache_claim.go",
 			"case cl.spoiled, cl.revoked >= grant, !cl.lease.live(now):", "case cl.revoked >= grant:"},
