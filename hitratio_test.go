@@ -34,7 +34,8 @@ func (p *popularity) key() int {
 	return min(i, len(p.sum)-1)
 }
 
-const traceKeys, traceReads = 10_000, 500_000
+// With 10,000 and 500,000 the differences are nearly the same.
+const traceKeys, traceReads = 4_000, 200_000
 
 // zipfTrace is reads of keys whose popularity falls by the law of Zipf.
 func zipfTrace(skew float64) []int {
@@ -51,7 +52,7 @@ func zipfTrace(skew float64) []int {
 func scanTrace(skew float64) []int {
 	out, scanned := zipfTrace(skew), 0
 	for i := range out {
-		if i%25_000 >= 22_500 {
+		if i%10_000 >= 9_000 {
 			out[i] = scanned % (2 * traceKeys)
 			scanned++
 		}
@@ -173,7 +174,7 @@ func TestHitRatioIsNearOfflineLFU(t *testing.T) {
 // When other keys become popular, the old ones go. What was read in the second
 // half counts, in which all keys have traded places.
 func TestHitRatioAfterAShift(t *testing.T) {
-	for _, skew := range []float64{0.8, 1, 1.2} {
+	for _, skew := range []float64{0.8, 1.2} {
 		trace := shiftTrace(skew)
 		for _, percent := range []int{1, 5, 20} {
 			size := traceKeys * percent / 100
