@@ -24,10 +24,11 @@ type cache struct {
 	seen  atomic.Int64
 	ident atomic.Pointer[etcdserverpb.ResponseHeader] // the latest reply's other header fields
 
-	entries *index
-	limit   int      // how many keys may be owned
-	count   counters // for Stats; anybody counts here
-	events  *events  // whom to tell; nil if nobody wants to know
+	entries  *index
+	limit    int      // how many keys may be owned
+	maxBytes int64    // how much they may take; 0 is no bound
+	count    counters // for Stats; anybody counts here
+	events   *events  // whom to tell; nil if nobody wants to know
 
 	// mu guards everything below and the entries, but for their atomic fields.
 	// Nothing that blocks happens under it: no I/O, no channel operation but
@@ -40,6 +41,7 @@ type cache struct {
 	misses   *misses       // nil if the first read of a key claims it
 	usual    time.Duration // how long a key rests that is asked back for the first time
 	judged   time.Time     // when that was changed last
+	passes   passes        // in search of idle keys
 }
 
 // state is what the cache knows of the claim of one key.
@@ -54,20 +56,22 @@ const (
 
 // entry is one key. Its state is changed by the cache alone, under cache.mu.
 type entry struct {
-	key  string
-	hash uint64
-	next atomic.Pointer[entry] // the index's chain
+	key   string
+	hash  uint32
+	bytes uint32                // what it takes, as cache.owning counts it
+	next  atomic.Pointer[entry] // the index's chain
 
 	// snap is what readers may be told. It is nil unless the key is owned and
 	// no write of ours to it is unsettled.
 	//
 	// Invariant: I1.
 	snap  atomic.Pointer[snapshot]
-	reads atomic.Uint32 // local reads under this grant, counted up to payoff; and recent
+	reads atomic.Uint32 // local reads, counted in three ways: see paying
 
 	state state
-	lost  bool // one of the unsettled writes could not be read back
-	aging bool // in cache.aging
+	lost  bool  // one of the unsettled writes could not be read back
+	aging bool  // in cache.aging
+	pass  uint8 // which of cache.passes found last that it was read
 
 	claim  *claim    // claiming
 	grant  int64     // owned, yielding; 0 while yielding if it was never told
@@ -75,7 +79,7 @@ type entry struct {
 	known  *snapshot // what will be published when the last unsettled write settles
 	heard  int64     // the latest revision at which the watch on data saw it written, while writes of ours were unsettled
 	writes int32     // unsettled writes of ours that cover the key
-	slot   int32     // its place in cache.owning, from 1 on; 0 if it is not there
+	slot   int32     // its place in cache.owning: in the ring, from 1 on, or outside, from -1 down; 0 if it is not there
 	pause  *pause    // nil if it may be claimed at any time
 }
 
@@ -159,20 +163,40 @@ func (s sight) unchanged() bool { return s.of.snap.Load() == s.snapshot }
 func (e *entry) look() *snapshot {
 	s := e.snap.Load()
 	if s != nil {
-		// Counts roughly and only up to payoff, so that a hot key's readers do
-		// not write to memory that they share.
-		if n := e.reads.Load(); n != payoff|recent {
-			e.reads.Store(min(n&^recent+1, payoff) | recent)
+		// Counts roughly and only so far, so that a hot key's readers do not write
+		// to memory that they share.
+		if n := e.reads.Load(); n != payoff|used|recent {
+			if n&paying < payoff {
+				n++
+			}
+			if n&used < used {
+				n += oneUse
+			}
+			e.reads.Store(n | recent)
 		}
 	}
 	return s
 }
 
-// wasRead reports whether the key was read since it was asked last.
-func (e *entry) wasRead() bool {
-	n := e.reads.Load()
-	e.reads.Store(n &^ recent)
-	return n&recent != 0
+// The parts of entry.reads. All but readers hold cache.mu when they change it.
+const (
+	paying = 1<<4 - 1 // reads under this grant, up to payoff
+
+	oneUse  = 1 << 4 // reads since it came or came back, less what the clock takes off, up to maxUses
+	maxUses = 7
+	used    = maxUses * oneUse
+
+	recent = 1 << 7 // there was one since the latest pass in search of idle keys
+)
+
+// uses is how much the key was read, for the clock.
+func (e *entry) uses() uint32 { return e.reads.Load() & used / oneUse }
+
+// lessUsed takes one off that. It yields to a reader that counts up just now.
+func (e *entry) lessUsed() {
+	if n := e.reads.Load(); n&used > 0 {
+		e.reads.CompareAndSwap(n, n-oneUse)
+	}
 }
 
 // observe raises the highest revision seen to that of h, whose news has been
@@ -233,23 +257,9 @@ func (c *cache) forgetLocked(e *entry) yield {
 	return yield{key: e.key, grant: e.grant}
 }
 
-// evictLocked gives up keys while too many are owned, other than keep.
-func (c *cache) evictLocked(keep *entry) (out []yield) {
-	for len(c.owning.ring) > c.limit {
-		e := c.owning.victim(keep)
-		if e == nil {
-			return out
-		}
-		c.count.evictions.Add(1)
-		c.events.key(KeyEvicted, e.key)
-		out = append(out, c.forgetLocked(e))
-	}
-	return out
-}
-
-// census returns how many keys are owned.
-func (c *cache) census() int {
+// census returns how many keys are owned, and about how much they take.
+func (c *cache) census() (keys int, bytes int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.owning.ring)
+	return c.owning.len(), c.owning.bytes
 }

@@ -28,7 +28,7 @@ func (c *cache) want(keys []string, now time.Time) (w wanted) {
 		case e != nil && e.state == yielding:
 			w.soon = append(w.soon, k)
 		case !c.claimableLocked(k, e, now):
-		case len(c.owning.ring)+c.underway >= c.limit:
+		case c.fullLocked():
 			w.left = keys[i:]
 			return w
 		default:

@@ -143,8 +143,7 @@ func (c *cache) settleClaim(cl *claim, r claimReply, now time.Time) (out []yield
 	case r.other != nil:
 		e.heldLocked(*r.other, now)
 	case r.denied, r.hdr != nil: // refused; or the key carries a lease of its own
-		p := e.pauseLocked(now)
-		p.until, p.brief = later(p.until, now.Add(deniedPause)), false
+		e.deniedLocked(now)
 	}
 	c.idleLocked(e)
 	if cl.created > cl.deleted {
@@ -168,10 +167,17 @@ func (c *cache) settleClaimedLocked(cl *claim, r claimReply, now time.Time) []yi
 		return []yield{c.forgetLocked(e)}
 	}
 	e.state, e.grant = owned, grant
+	bytes := takes(e.key, cl.facts)
+	if !c.keeps(bytes) {
+		// Its readers have it from the claim. Not every read of it is to be one.
+		e.deniedLocked(now)
+		return []yield{c.forgetLocked(e)}
+	}
 	e.reads.Store(0)
+	e.pass = c.passes.latest
+	c.owning.add(e, bytes)
 	e.snap.Store(cl.facts)
 	e.goneLocked(grant)
-	c.owning.add(e)
 	c.events.key(KeyClaimed, e.key)
 	return c.evictLocked(e)
 }

@@ -116,23 +116,33 @@ type walk struct {
 	ids    map[clientv3.LeaseID]bool
 	lastID clientv3.LeaseID
 	writes int
+	idle   time.Duration
 	others int    // how many steps in a hundred are strangers'
 	what   string // the latest step
 	served int
 	stats  map[string]int
 }
 
+// walkValue is how long a large value is, at least.
+const walkValue = 200
+
 var walkKeys = []string{"a", "b", "c", "d"}
 
 func newWalk(t *testing.T, seed uint64) *walk {
 	w := &walk{
-		t: t, rng: rand.New(rand.NewPCG(seed, 7)), c: newCache(pick(seed%2 == 0, 2, defaultMaxKeys)), now: time.Now(), ears: true,
+		t: t, rng: rand.New(rand.NewPCG(seed, 7)), c: newCache([]int{1, defaultMaxKeys, 2, defaultMaxKeys}[seed%4]), now: time.Now(), ears: true,
 		ids: make(map[clientv3.LeaseID]bool), stats: make(map[string]int),
 		etcd: &tiny{
 			rev: 1, data: make(map[string]*mvccpb.KeyValue), claims: make(map[string]*claimRecord),
 			leases:  map[clientv3.LeaseID]bool{stranger: true},
 			history: make(map[string][]*mvccpb.KeyValue), changed: make(map[string][]int64),
 		},
+	}
+	if seed%2 == 1 {
+		w.idle = 2 * time.Second
+	}
+	if seed%3 == 0 { // one key with a large value and another
+		w.c.maxBytes = 2*keyOverhead + walkValue + 10
 	}
 	w.grantLease()
 	return w
@@ -272,7 +282,7 @@ func (w *walk) yield(ys []yield) {
 }
 
 func (w *walk) sendYield(y yield) {
-	if s := w.c.lookup(y.key); s != nil && y.grant != 0 && w.c.entries.get(y.key).grant == y.grant {
+	if s := w.published(y.key); s != nil && y.grant != 0 && w.c.entries.get(y.key).grant == y.grant {
 		w.t.Fatalf("%s@%d is served while its yield is under way (I7)", y.key, y.grant)
 	}
 	w.stats["yields"]++
@@ -327,7 +337,8 @@ func (w *walk) write() {
 
 func (w *walk) sendWrite(tok *write, points []string, ranges []keyRange, listed int64) {
 	w.writes++
-	value, leased, deleting, reading := fmt.Sprint(w.writes), w.one(12), w.one(4), !w.one(5)
+	value, leased, deleting, reading, large := fmt.Sprint(w.writes), w.one(12), w.one(4), !w.one(5), w.one(4)
+	size := walkValue * (1 + w.rng.IntN(5)) // the largest does not fit at all
 	grants := make([]int64, len(points))
 	for i, p := range tok.points {
 		grants[i] = p.grant
@@ -349,6 +360,9 @@ func (w *walk) sendWrite(tok *write, points []string, ranges []keyRange, listed 
 		for i, key := range points {
 			w.mayWrite(key)
 			kv := &mvccpb.KeyValue{Value: []byte(value)}
+			if large {
+				kv.Value = append(kv.Value, make([]byte, size)...)
+			}
 			if leased {
 				kv.Lease = int64(stranger)
 			}
@@ -529,6 +543,13 @@ func (w *walk) step() {
 		w.over(w.lease)
 	}
 	w.check()
+	if w.idle > 0 {
+		w.what = "sweep"
+		ys, _ := w.c.sweep(w.now, w.idle)
+		w.stats["idle"] += len(ys)
+		w.yield(ys)
+		w.check()
+	}
 }
 
 // check holds the promise: what is served is what etcd would answer.
@@ -537,7 +558,7 @@ func (w *walk) check() {
 		w.t.Fatalf("after %s: %s", w.what, bad)
 	}
 	for _, key := range walkKeys {
-		s := w.c.lookup(key)
+		s := w.published(key)
 		if s == nil || !s.lease.live(w.now) {
 			continue
 		}
@@ -555,6 +576,14 @@ func (w *walk) check() {
 	if seen := w.c.seen.Load(); seen > w.etcd.rev {
 		w.t.Fatalf("after %s: the highest revision seen is %d, etcd is at %d (I10)", w.what, seen, w.etcd.rev)
 	}
+}
+
+// published is what readers would be told, without being one.
+func (w *walk) published(key string) *snapshot {
+	if e := w.c.entries.get(key); e != nil {
+		return e.snap.Load()
+	}
+	return nil
 }
 
 func sameAs(s *snapshot, kv *mvccpb.KeyValue) bool {
@@ -602,6 +631,9 @@ func (w *walk) settle() {
 	if held > w.c.limit {
 		w.t.Fatalf("%d keys are owned, and the limit is %d", held, w.c.limit)
 	}
+	if got := w.c.owning.bytes; w.c.maxBytes > 0 && got > w.c.maxBytes {
+		w.t.Fatalf("%d bytes are owned, and the limit is %d", got, w.c.maxBytes)
+	}
 	if len(w.c.barring) > 0 {
 		w.t.Fatalf("%d range writes are unsettled in the end", len(w.c.barring))
 	}
@@ -630,12 +662,18 @@ func TestCacheAgainstATinyEtcd(t *testing.T) {
 			for k, n := range w.stats {
 				stats[k] += n
 			}
+			stats["evicted"] += int(w.c.count.evictions.Load())
 			served += w.served
 		}()
 	}
 	// Lest the walk stays at home.
 	for _, what := range []string{"claim 0", "claim 1", "claim 2", "write applied", "write refused", "write unknown", "shared", "yields"} {
 		if stats[what] < int(seeds) {
+			t.Errorf("only %d times: %s", stats[what], what)
+		}
+	}
+	for _, what := range []string{"idle", "evicted"} {
+		if stats[what] < int(seeds)/4 {
 			t.Errorf("only %d times: %s", stats[what], what)
 		}
 	}

@@ -36,9 +36,6 @@ const (
 	payoff      = 8
 	payoffRests = 2
 
-	// recent marks a count of reads: there was one since the clock came by.
-	recent = 1 << 8
-
 	restMin = 250 * time.Millisecond
 	restMax = 8 * time.Second
 	// wholeRests is for how many times its length a rest that was not cut short
@@ -47,7 +44,8 @@ const (
 	// foreignPause is how long a key that somebody else holds is read plainly,
 	// unless its claim is seen to go before that.
 	foreignPause = time.Minute
-	// deniedPause is the same for a key whose claim was refused.
+	// deniedPause is the same for a key whose claim was refused, or that is too large
+	// to be kept.
 	deniedPause = 10 * time.Second
 
 	// quietPause is for how long a key that was asked for in vain is not asked for
@@ -66,6 +64,12 @@ func (e *entry) pauseLocked(now time.Time) *pause {
 	return e.pause
 }
 
+// deniedLocked keeps e from being claimed for a while: a claim would be of no use.
+func (e *entry) deniedLocked(now time.Time) {
+	p := e.pauseLocked(now)
+	p.until, p.brief = later(p.until, now.Add(deniedPause)), false
+}
+
 // claimableLocked reports whether the key of e may be claimed at now.
 func (e *entry) claimableLocked(now time.Time) bool {
 	return e.state == idle && e.writes == 0 &&
@@ -79,6 +83,8 @@ func (c *cache) whyNot(key string, now time.Time) reason {
 	defer c.mu.Unlock()
 	e := c.entries.get(key)
 	switch {
+	case c.misses != nil && c.claimableLocked(key, e, now):
+		return forSeldom
 	case e == nil || e.state == claiming:
 		return forClaim
 	case e.writes > 0:
@@ -139,7 +145,7 @@ func (c *cache) ageLocked(now time.Time) {
 // what the next ones are judged by.
 func (c *cache) restLocked(e *entry, wasOurs bool, now time.Time) {
 	p := e.pauseLocked(now)
-	paid := wasOurs && e.reads.Load()&^recent >= payoff
+	paid := wasOurs && e.reads.Load()&paying >= payoff
 	e.reads.Store(0)
 	if wasOurs || !now.Before(p.until) { // else it rests as it is
 		if !p.cut {

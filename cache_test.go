@@ -1052,7 +1052,7 @@ func TestI7EvictedKeyIsForgottenBeforeItIsReleased(t *testing.T) {
 		read d                  => v@3 8
 		join E e                => begun sharing
 		send E
-		granted E @9 v@3        => yield a@5    # all were read: the first one goes
+		granted E @9 v@3        => yield d@8    # a was read more
 	`)
 }
 

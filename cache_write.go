@@ -166,12 +166,13 @@ func (c *cache) unpinLocked(p pin) (out []yield) {
 	}
 	known, heard := e.known, e.heard
 	e.known, e.heard = nil, 0
-	if e.lost || known == nil || known.lease == nil {
+	if e.lost || known == nil || known.lease == nil || !c.keeps(takes(e.key, known)) {
 		return []yield{c.forgetLocked(e)}
 	}
 	if heard > known.rev {
 		return []yield{c.strangerLocked(e)}
 	}
+	c.owning.resize(e, takes(e.key, known))
 	e.snap.Store(known)
 	return c.evictLocked(e)
 }

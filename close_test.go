@@ -202,6 +202,10 @@ func TestWrongConfigs(t *testing.T) {
 			{leasing.Config{Prefix: "p/", TTL: time.Second - 1}, []string{"TTL", "999.999999ms", "1s"}},
 			{leasing.Config{Prefix: "p/", MaxTxnOps: -1}, []string{"MaxTxnOps", "-1"}},
 			{leasing.Config{Prefix: "p/", MaxTxnOps: 7}, []string{"MaxTxnOps", "7", "8"}},
+			{leasing.Config{Prefix: "p/", MaxKeys: -1}, []string{"MaxKeys", "-1"}},
+			{leasing.Config{Prefix: "p/", MaxBytes: -1}, []string{"MaxBytes", "-1", "0"}},
+			{leasing.Config{Prefix: "p/", IdleTimeout: -1}, []string{"IdleTimeout", "-1ns", "1s"}},
+			{leasing.Config{Prefix: "p/", IdleTimeout: time.Second - 1}, []string{"IdleTimeout", "999.999999ms", "1s"}},
 		} {
 			var err error
 			before := c.srv.Stats().Total()

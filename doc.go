@@ -65,12 +65,13 @@
 // a twentieth of the time it rests all the same, for writers who are far away.
 //
 // What was read stays owned, also if it does not exist, until another client
-// asks for it, until it is given back with [KV.Release], until more than
-// Config.MaxKeys keys are owned and it is among those that were not read lately,
-// or until the KV is closed: one more key in etcd for each, and one lease to renew
-// for each 1,000. Every KV watches all claims under its prefix. Read huge key sets
-// with the plain client, or set Config.ClaimAfter, so that only keys are claimed
-// that are read more than once.
+// asks for it, until it is given back with [KV.Release], until more keys are owned
+// than Config.MaxKeys and Config.MaxBytes allow and it is among those that are
+// read least, until it was not read for Config.IdleTimeout, or until the KV is
+// closed: one more key in etcd for each, and one lease to renew for each 1,000.
+// Every KV watches all claims under its prefix. Read huge key sets with the plain
+// client, or set Config.ClaimAfter, so that only keys are claimed that are read
+// more than once.
 //
 // Keys that are going to be read can be owned beforehand, with [KV.Prefetch]: a
 // listing without values, and one transaction for 64 keys or so.

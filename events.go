@@ -29,7 +29,7 @@ const (
 	KeyClaimed                            // the key is ours
 	KeyRevoked                            // somebody else has asked for the key
 	KeyYielded                            // the claim of the key has been deleted
-	KeyEvicted                            // the key is given up, for there are too many
+	KeyEvicted                            // the key is given up, for there are too many, or nobody reads it
 	KeyLost                               // the claim of the key is gone: its lease was over, or somebody deleted it
 	KeyWritten                            // a stranger has written the key while it was owned; see Config.WatchData
 )

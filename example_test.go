@@ -110,6 +110,30 @@ func ExampleNew() {
 	// Output: <nil>
 }
 
+// What is owned can be bounded in keys and in bytes, and given back when nobody
+// reads it any more.
+func ExampleConfig() {
+	cl, stop := connect()
+	defer stop()
+
+	kv, err := leasing.New(context.Background(), cl, leasing.Config{
+		Prefix:      "leasing/",
+		MaxKeys:     10_000,
+		MaxBytes:    64 << 20,
+		IdleTimeout: 10 * time.Minute,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(kv.Close())
+
+	_, err = leasing.New(context.Background(), cl, leasing.Config{Prefix: "leasing/", IdleTimeout: time.Millisecond})
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// leasing: Config.IdleTimeout is 1ms: it must be at least 1s, or 0 for none
+}
+
 // Transactions decide in etcd, or in memory if they turn out to read owned
 // keys only.
 func ExampleKV_Txn() {

@@ -27,16 +27,16 @@ func newIndex() *index {
 }
 
 func (x *index) get(key string) *entry {
-	return find(x, maphash.String(x.seed, key), key)
+	return find(x, uint32(maphash.String(x.seed, key)), key)
 }
 
 func (x *index) getBytes(key []byte) *entry {
-	return find(x, maphash.Bytes(x.seed, key), key)
+	return find(x, uint32(maphash.Bytes(x.seed, key)), key)
 }
 
-func find[K string | []byte](x *index, h uint64, key K) *entry {
+func find[K string | []byte](x *index, h uint32, key K) *entry {
 	t := *x.table.Load()
-	for e := t[h&uint64(len(t)-1)].Load(); e != nil; e = e.next.Load() {
+	for e := t[h&uint32(len(t)-1)].Load(); e != nil; e = e.next.Load() {
 		if e.hash == h && e.key == string(key) {
 			return e
 		}
@@ -50,8 +50,8 @@ func (x *index) add(key string) *entry {
 	if x.n >= len(t) {
 		t = x.grow(t)
 	}
-	e := &entry{key: key, hash: maphash.String(x.seed, key)}
-	head := &t[e.hash&uint64(len(t)-1)]
+	e := &entry{key: key, hash: uint32(maphash.String(x.seed, key))}
+	head := &t[e.hash&uint32(len(t)-1)]
 	e.next.Store(head.Load())
 	head.Store(e)
 	x.n++
@@ -61,7 +61,7 @@ func (x *index) add(key string) *entry {
 // remove takes e out. Readers that stand on it find their way on.
 func (x *index) remove(e *entry) {
 	t := *x.table.Load()
-	p := &t[e.hash&uint64(len(t)-1)]
+	p := &t[e.hash&uint32(len(t)-1)]
 	for f := p.Load(); f != e; f = p.Load() {
 		if f == nil {
 			panic("leasing: removing an entry that is not in the index")
@@ -80,7 +80,7 @@ func (x *index) grow(old []atomic.Pointer[entry]) []atomic.Pointer[entry] {
 	for i := range old {
 		for e := old[i].Load(); e != nil; {
 			next := e.next.Load()
-			head := &t[e.hash&uint64(len(t)-1)]
+			head := &t[e.hash&uint32(len(t)-1)]
 			e.next.Store(head.Load())
 			head.Store(e)
 			e = next

@@ -66,6 +66,9 @@ func (k *keeper) round(now time.Time) (next time.Time) {
 		k.bounds = now.Add(time.Second)
 		call(k.renewHanded)
 	}
+	if k.idle > 0 {
+		next = earlier(next, k.yieldIdle(now))
+	}
 	if wanted && len(leases) == 0 && k.silent(now) {
 		// Invariant: I14. Nothing is lost by watching anew, and nothing is to be
 		// claimed before that watch runs.
@@ -212,6 +215,17 @@ func (k *keeper) probeWatch(ctx context.Context) {
 	if l := k.room(now); l != nil && now.Sub(k.lastHeard()) > deafness/2 {
 		if _, err := k.kv.Do(ctx, k.layout.beaconOp(l.id)); err != nil {
 			k.log.Debug("leasing: cannot give the watch something to tell", zap.Error(err))
+		}
+	}
+}
+
+// yieldIdle gives back what nobody reads, and returns when to do so again.
+func (k *keeper) yieldIdle(now time.Time) (next time.Time) {
+	for {
+		ys, next := k.cache.sweep(now, k.idle)
+		k.yield(ys)
+		if next.After(now) {
+			return next
 		}
 	}
 }

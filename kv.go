@@ -52,11 +52,27 @@ type Config struct {
 	MaxTxnOps int
 
 	// MaxKeys is how many keys are owned at most; 0 means 100,000. When there are
-	// more, those that were not read lately are given back, and may be claimed
-	// again by the next read: with more keys in use than that, every read may
-	// become a write in etcd. A key takes memory here, and a claim in etcd until
-	// that has been deleted, so there are some more of these for a moment.
+	// more, those that are read least are given back, and may be claimed again by
+	// the next read: with more keys in use than that, every read may become a
+	// write in etcd. A key takes memory here, and a claim in etcd until that has
+	// been deleted, so there are some more of these for a moment.
 	MaxKeys int
+
+	// MaxBytes is how much memory the keys that are owned may take here, at most:
+	// the keys, their values, and 244 bytes for each; 0 means no bound but MaxKeys,
+	// which holds in any case. When they take more, keys are given back as with
+	// MaxKeys. A key that takes more by itself is read from etcd: it goes to those
+	// who read it, and is not kept. The estimate leaves out what is remembered of
+	// keys that are not owned, at most 65,536: their names and 230 bytes for each.
+	MaxBytes int64
+
+	// IdleTimeout is how long a key stays owned without being read from memory; 0
+	// means for ever, and less than 1 s is refused. It is given back between 1 and
+	// 1.5 times that after its last read, in batches, in the background; later if
+	// etcd takes long to answer the KV's own requests, and not while it is being
+	// written. The next read claims it again. What is owned and not read costs
+	// others who write it three transactions instead of one.
+	IdleTimeout time.Duration
 
 	// ClaimAfter is how many reads of a key it takes to claim it, so that a scan of keys
 	// that are read once does not write a claim for each: the reads before that go to
@@ -111,6 +127,10 @@ func (cfg Config) validate() (Config, error) {
 		return cfg, fmt.Errorf("leasing: Config.MaxKeys is %d: it must be at least 1, or 0 for %d", cfg.MaxKeys, defaultMaxKeys)
 	case cfg.ClaimAfter < 0:
 		return cfg, fmt.Errorf("leasing: Config.ClaimAfter is %d: it must be at least 1, or 0 for the first read", cfg.ClaimAfter)
+	case cfg.MaxBytes < 0:
+		return cfg, fmt.Errorf("leasing: Config.MaxBytes is %d: it must be at least 1, or 0 for no bound", cfg.MaxBytes)
+	case cfg.IdleTimeout < 0 || cfg.IdleTimeout > 0 && cfg.IdleTimeout < time.Second:
+		return cfg, fmt.Errorf("leasing: Config.IdleTimeout is %v: it must be at least 1s, or 0 for none", cfg.IdleTimeout)
 	}
 	cfg.TTL = cmp.Or(cfg.TTL, defaultTTL)
 	cfg.MaxTxnOps = cmp.Or(cfg.MaxTxnOps, defaultMaxTxnOps)
@@ -170,12 +190,13 @@ func open(ctx context.Context, cl *clientv3.Client, cfg Config, in handedIn) (*K
 	}
 	kv.cache.events = newEvents(cfg.OnEvent, func() { kv.cache.count.eventsLost.Add(1) })
 	kv.cache.claimAfter(cfg.ClaimAfter)
+	kv.cache.maxBytes = cfg.MaxBytes
 	kv.session = &session{
 		kv: cl.KV, watcher: cl.Watcher, lessor: cl.Lease,
 		cache: kv.cache, layout: kv.layout, log: log,
 		maxBatch: min(maxBatch, cfg.MaxTxnOps-2), maxAll: min(maxBatch, cfg.MaxTxnOps/2), // two comparisons and two operations each
 		ttl: int64((cfg.TTL + time.Second - 1) / time.Second), perLease: perLease,
-		handed: in.lease, life: in.life, data: cfg.WatchData, endpoints: cl.Endpoints(),
+		idle: cfg.IdleTimeout, handed: in.lease, life: in.life, data: cfg.WatchData, endpoints: cl.Endpoints(),
 	}
 	if cl.Maintenance != nil {
 		kv.session.servers = cl.Maintenance

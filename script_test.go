@@ -40,6 +40,7 @@ import (
 //	deleted k @9             the watch: DELETE
 //	yielded k@5 | found k@? 5   the reply to a yield
 //	reconcile @9 k@5,ours j@6,theirs,revoked   a listing of all claims
+//	sweep 8s                 the keeper gives up what was not read for so long
 //	over L | over *          a lease, or the epoch, is over
 //	state k | claims L | wait 2s
 //
@@ -159,6 +160,8 @@ func (s *script) step(verb string, args []string) string {
 		return s.reconcile(revision(args[0]), args[1:])
 	case "over":
 		s.over(args[0])
+	case "sweep":
+		return s.sweep(args[0])
 	case "state":
 		return s.state(args[0])
 	case "claims":
@@ -277,6 +280,16 @@ func (s *script) reconcile(rev int64, args []string) string {
 		ours[r] = slices.Contains(words, "ours")
 	}
 	return yields(s.c.reconcile(listing, rev, func(r claimRecord) bool { return ours[r] }, s.now))
+}
+
+// sweep has the keeper look for keys that were not read for so long.
+func (s *script) sweep(idle string) string {
+	d, err := time.ParseDuration(idle)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ys, _ := s.c.sweep(s.now, d)
+	return yields(ys)
 }
 
 func (s *script) over(name string) {
@@ -448,13 +461,8 @@ func inconsistency(c *cache) string {
 	if c.underway != underway {
 		bad = fmt.Sprintf("%d claims are under way, counted as %d", underway, c.underway)
 	}
-	if len(c.owning.ring) != owning {
-		bad = fmt.Sprintf("%d keys are owned, %d are on the clock", owning, len(c.owning.ring))
-	}
-	for i, e := range c.owning.ring {
-		if int(e.slot) != i+1 || e.state != owned || c.entries.get(e.key) != e {
-			bad = fmt.Sprintf("%q is on the clock, but does not belong there", e.key)
-		}
+	if wrong := clockInconsistency(c, owning); wrong != "" && bad == "" {
+		bad = wrong
 	}
 	for _, e := range c.aging {
 		if !e.aging || c.entries.get(e.key) != e {
@@ -472,6 +480,38 @@ func inconsistency(c *cache) string {
 		if l.claims != n && bad == "" {
 			bad = fmt.Sprintf("%d claims hang on lease %d, counted as %d", n, l.id, l.claims)
 		}
+	}
+	return bad
+}
+
+func clockInconsistency(c *cache, owning int) (bad string) {
+	k, waits, bytes := &c.owning, 0, int64(0)
+	belongs := func(e *entry, slot int) {
+		if int(e.slot) != slot || e.state != owned || c.entries.get(e.key) != e {
+			bad = fmt.Sprintf("%q is on the clock, but does not belong there", e.key)
+		}
+		if s := e.snap.Load(); s != nil && e.bytes != takes(e.key, s) {
+			bad = fmt.Sprintf("%q takes %d bytes, counted as %d", e.key, takes(e.key, s), e.bytes)
+		}
+		bytes += int64(e.bytes)
+	}
+	for i, e := range k.ring {
+		belongs(e, i+1)
+	}
+	for i, e := range k.young {
+		if e != nil {
+			belongs(e, -i-1)
+			waits++
+		}
+		if e != nil && i < k.first {
+			bad = fmt.Sprintf("%q has been left behind", e.key)
+		}
+	}
+	if k.len() != owning || waits != k.waits {
+		bad = fmt.Sprintf("%d keys are owned, %d are on the clock, and %d of %d wait", owning, k.len(), waits, k.waits)
+	}
+	if bytes != k.bytes {
+		bad = fmt.Sprintf("what is owned takes %d bytes, counted as %d", bytes, k.bytes)
 	}
 	return bad
 }

@@ -37,6 +37,7 @@ type session struct {
 	perLease  int                // the most claims on one lease
 	maxBatch  int                // the most clauses in one request
 	maxAll    int                // the most in one that is for all of them or none, if a clause has two comparisons
+	idle      time.Duration      // how long a key may go unread; 0 is no bound
 	handed    clientv3.LeaseID   // bounds the life of the session, if not zero
 	life      context.Context    // so does this
 	unbind    func() bool        // stops following life

@@ -75,8 +75,10 @@ type sim struct {
 	t     *testing.T
 	srv   *memetcd.Server
 	ttl   time.Duration
-	limit int         // of keys that a KV owns
-	after int         // reads it claims a key
+	limit int   // of keys that a KV owns
+	after int   // how many reads it claims a key
+	bytes int64 // of what they take
+	idle  time.Duration
 	share int         // of writes, in a hundred operations
 	calm  atomic.Bool // no more faults
 	clock atomic.Int64
@@ -143,6 +145,8 @@ func simulate(t *testing.T, seed uint64) *sim {
 		t: t, ttl: time.Duration(2+rng.IntN(4)) * time.Second, share: []int{2, 10, 40}[rng.IntN(3)],
 		limit:  []int{0, 0, 2}[rng.IntN(3)],
 		after:  []int{0, 0, 2}[rng.IntN(3)],
+		bytes:  []int64{0, 0, 0, 0, 700}[seed%5],
+		idle:   []time.Duration{0, 0, 0, time.Second}[seed%4],
 		events: make(map[string][]*clientv3.Event),
 		writes: make(map[string][]history.Write),
 		reads:  make(map[string][]history.Read),
@@ -191,7 +195,7 @@ func simulate(t *testing.T, seed uint64) *sim {
 func (s *sim) now() int64 { return s.clock.Add(1) }
 
 func (s *sim) open(n *node) clientv3.KV {
-	kv, err := leasing.New(s.t.Context(), n.cl, leasing.Config{Prefix: claimPrefix, TTL: s.ttl, MaxKeys: s.limit, ClaimAfter: s.after})
+	kv, err := leasing.New(s.t.Context(), n.cl, leasing.Config{Prefix: claimPrefix, TTL: s.ttl, MaxKeys: s.limit, MaxBytes: s.bytes, IdleTimeout: s.idle, ClaimAfter: s.after})
 	if err != nil {
 		s.t.Errorf("%s: %v", n.name, err)
 	}

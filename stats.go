@@ -20,12 +20,14 @@ type Stats struct {
 	RevokesSent     uint64 // keys that others were asked for
 	RevokesAnswered uint64 // keys of ours that others asked for
 	Yields          uint64 // claims of ours that were deleted, confirmed
-	Evictions       uint64 // keys given up because of Config.MaxKeys
+	Evictions       uint64 // keys given up because of Config.MaxKeys or MaxBytes
+	Idle            uint64 // keys given up because of Config.IdleTimeout
 	Lost            uint64 // keys whose claim went without our doing: its lease was over, or somebody deleted it
 	Strangers       uint64 // keys that a stranger wrote while they were owned; see Config.WatchData
 	EventsLost      uint64 // events that Config.OnEvent was not told of
 
 	Entries       int           // keys that are owned
+	Bytes         int64         // what they take in memory, about: see Config.MaxBytes
 	Leases        int           // leases that claims hang on
 	ToDeadline    time.Duration // until the first of them is over if it is not renewed; 0 if there is none
 	WatchRestarts uint64        // how often the watch on the claims had to be made anew
@@ -51,12 +53,13 @@ type Forwards struct {
 	Resting   uint64 // the key was given back, or refused, a short time ago
 	Writing   uint64 // a write of ours to the key is under way
 	NoSession uint64 // nothing could be claimed: no lease, no watch, or etcd does not answer claims
+	Seldom    uint64 // the key was not read often enough to be claimed; see Config.ClaimAfter
 	Claim     uint64 // the claim came to nothing, or its reply could not be shared
 }
 
 // Total is the number of reads that were sent to etcd.
 func (f Forwards) Total() uint64 {
-	return f.Kind + f.Foreign + f.Resting + f.Writing + f.NoSession + f.Claim
+	return f.Kind + f.Foreign + f.Resting + f.Writing + f.NoSession + f.Seldom + f.Claim
 }
 
 // Histogram counts durations. Counts[i] is how many were at most Bounds[i] and more
@@ -85,15 +88,17 @@ func (kv *KV) Stats() Stats {
 	}
 	s.Forwards = Forwards{
 		Kind: c.forwards[forKind].Load(), Foreign: c.forwards[forForeign].Load(), Resting: c.forwards[forResting].Load(),
-		Writing: c.forwards[forWriting].Load(), NoSession: c.forwards[forNoSession].Load(), Claim: c.forwards[forClaim].Load(),
+		Writing: c.forwards[forWriting].Load(), NoSession: c.forwards[forNoSession].Load(),
+		Seldom: c.forwards[forSeldom].Load(), Claim: c.forwards[forClaim].Load(),
 	}
 	s.Writes, s.Takeovers, s.UnknownOutcomes = c.writes.Load(), c.takeovers.Load(), c.unknowns.Load()
 	s.RevokesSent, s.RevokesAnswered = c.revokesSent.Load(), c.revokesAnswered.Load()
 	s.Yields, s.Evictions, s.Lost = c.yields.Load(), c.evictions.Load(), c.lost.Load()
+	s.Idle = c.idled.Load()
 	s.Strangers, s.EventsLost = c.strangers.Load(), c.eventsLost.Load()
 	s.WatchRestarts, s.RoundTrip = c.watchRestarts.Load(), time.Duration(c.roundTrip.Load())
 	s.ClaimTime, s.TakeoverWait = c.claimTime.read(), c.takeoverWait.read()
-	s.Entries = kv.cache.census()
+	s.Entries, s.Bytes = kv.cache.census()
 	s.Leases, s.ToDeadline = kv.session.census(time.Now())
 	return s
 }
@@ -105,7 +110,7 @@ type counters struct {
 
 	claimsMade, claimsForeign, claimsRefused, claimsDropped, claimsUnknown atomic.Uint64
 	writes, takeovers, unknowns                                            atomic.Uint64
-	revokesSent, revokesAnswered, yields, evictions, lost                  atomic.Uint64
+	revokesSent, revokesAnswered, yields, evictions, idled, lost           atomic.Uint64
 	strangers, eventsLost, watchRestarts                                   atomic.Uint64
 	hot, contended                                                         topKeys
 	roundTrip                                                              atomic.Int64
@@ -147,6 +152,7 @@ const (
 	forResting
 	forWriting
 	forNoSession
+	forSeldom
 	forClaim
 	reasons
 )

@@ -184,6 +184,18 @@ func TestStatsOfWhatGoesWrong(t *testing.T) {
 	})
 }
 
+// Reads that do not claim a key yet are counted as such.
+func TestStatsOfReadsThatAreTooSeldom(t *testing.T) {
+	onRigOf(t, Config{ClaimAfter: 3}, func(t *testing.T, r *rig) {
+		if got := r.changes(func() { r.get("k"); r.get("k") }); got != "Forwards.Seldom+2" {
+			t.Errorf("the first two reads: %s", got)
+		}
+		if got := r.changes(func() { r.get("k"); r.get("k") }); got != "ClaimTime+1 Claims.Made+1 Entries+1 Hits+1" {
+			t.Errorf("the next two: %s", got)
+		}
+	})
+}
+
 // Hits are counted exactly by many goroutines.
 func TestStatsCountEveryHit(t *testing.T) {
 	onRig(t, func(t *testing.T, r *rig) {

@@ -74,7 +74,7 @@ func (s *session) sendYields(batch []yield, timeout time.Duration) (failed []yie
 			}
 		}
 		s.cache.yielded(y, resp.header.Revision)
-		if y.key != "" { // else it was a beacon
+		if y.grant != 0 && y.key != "" && resp.txns[i].Succeeded { // else it was a look, a beacon, or gone already
 			s.cache.count.yields.Add(1)
 			s.cache.events.key(KeyYielded, y.key)
 		}
