@@ -63,7 +63,7 @@ type Config struct {
 	// which holds in any case. When they take more, keys are given back as with
 	// MaxKeys. A key that takes more by itself is read from etcd: it goes to those
 	// who read it, and is not kept. The estimate leaves out what is remembered of
-	// keys that are not owned, at most 65,536: their names and 230 bytes for each.
+	// keys that are not owned, at most 65,536: their names and 270 bytes for each.
 	MaxBytes int64
 
 	// IdleTimeout is how long a key stays owned without being read from memory; 0

@@ -140,7 +140,7 @@ func (kv *KV) guarded(ctx context.Context, p *plan) (*clientv3.TxnResponse, erro
 		if p.single() {
 			known = kv.session.waiters.join(p.points[0])
 		}
-		resp, way, err := kv.try(ctx, p, tries == 0 && !asked)
+		resp, way, err := kv.try(ctx, p, tries == 0)
 		if asked && err != nil && outcomeOf(err) == refused {
 			kv.hush(p)
 		}
