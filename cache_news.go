@@ -171,6 +171,8 @@ func (c *cache) heard(key string, rev int64, now time.Time) []yield {
 	case e.state == claiming:
 		e.claim.heard = max(e.claim.heard, rev)
 	case e.state != owned:
+	case !e.lease.live(now):
+		c.dropLocked(e) // the claim may be gone, and another's the writer
 	case e.writes > 0:
 		e.heard = max(e.heard, rev)
 	case rev > e.snap.Load().rev:

@@ -79,6 +79,7 @@ type sim struct {
 	after int   // how many reads it claims a key
 	bytes int64 // of what they take
 	idle  time.Duration
+	data  []string    // what is watched for strangers, of which there are none
 	share int         // of writes, in a hundred operations
 	calm  atomic.Bool // no more faults
 	clock atomic.Int64
@@ -94,6 +95,7 @@ type sim struct {
 	applied map[int64][]int64 // the revisions that each call has made
 	unknown []*act            // writes that gave an error
 	doubts  []doubt
+	kvs     []*leasing.KV // all that were opened
 }
 
 // doubt is what an operator caused by taking a claim away: for a while its
@@ -147,6 +149,7 @@ func simulate(t *testing.T, seed uint64) *sim {
 		after:  []int{0, 0, 2}[rng.IntN(3)],
 		bytes:  []int64{0, 0, 0, 0, 700}[seed%5],
 		idle:   []time.Duration{0, 0, 0, time.Second}[seed%4],
+		data:   [][]string{nil, nil, {""}}[seed%3],
 		events: make(map[string][]*clientv3.Event),
 		writes: make(map[string][]history.Write),
 		reads:  make(map[string][]history.Read),
@@ -195,10 +198,13 @@ func simulate(t *testing.T, seed uint64) *sim {
 func (s *sim) now() int64 { return s.clock.Add(1) }
 
 func (s *sim) open(n *node) clientv3.KV {
-	kv, err := leasing.New(s.t.Context(), n.cl, leasing.Config{Prefix: claimPrefix, TTL: s.ttl, MaxKeys: s.limit, MaxBytes: s.bytes, IdleTimeout: s.idle, ClaimAfter: s.after})
+	kv, err := leasing.New(s.t.Context(), n.cl, leasing.Config{Prefix: claimPrefix, TTL: s.ttl, MaxKeys: s.limit, MaxBytes: s.bytes, IdleTimeout: s.idle, ClaimAfter: s.after, WatchData: s.data})
 	if err != nil {
 		s.t.Errorf("%s: %v", n.name, err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kvs = append(s.kvs, kv)
 	return kv
 }
 
@@ -333,6 +339,15 @@ func (s *sim) end() {
 	for _, n := range s.nodes {
 		n.kv.(*leasing.KV).Close()
 	}
+	s.mu.Lock()
+	if len(s.doubts) == 0 { // else a key was written that somebody else believed to own
+		for _, kv := range s.kvs {
+			if n := kv.Stats().Strangers; n > 0 {
+				s.t.Errorf("%d writes are taken for strangers', but there are none", n)
+			}
+		}
+	}
+	s.mu.Unlock()
 	time.Sleep(2 * s.ttl) // claims of leases whose grant got no answer
 	left, err := s.plain.kv.Get(ctx, claimPrefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	if err != nil || len(left.Kvs) > 0 {

@@ -60,6 +60,13 @@ func TestStrangersWrites(t *testing.T) {
 			heard k @7
 			granted C @6 v@5        => yield k@6
 			read k                  => ?`,
+		"after the lease of our claim is over, perhaps by who owns it now": `
+			join C k                => begun sharing
+			send C S
+			granted C @5 v@3
+			wait 2s
+			heard k @9
+			state k                 => none`,
 		"of keys that are not owned": `
 			heard k @5
 			state k                 => none`,
