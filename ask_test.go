@@ -136,6 +136,20 @@ func TestWriterInAHurryDoesNotAskFirst(t *testing.T) {
 	})
 }
 
+// putsOfAFreeKey puts k, which nobody owns, five times. One put may ask for it.
+func (r *rig) putsOfAFreeKey() {
+	r.t.Helper()
+	before := r.sent()
+	for range 5 {
+		if _, err := r.kv.Put(r.t.Context(), "k", "v"); err != nil {
+			r.t.Error(err)
+		}
+	}
+	if n := r.sent() - before; n > 6 {
+		r.t.Errorf("5 puts of a key that nobody owns took %d requests", n)
+	}
+}
+
 // A key that is found to be free while the watch lags is not asked for again.
 func TestKeyThatIsFoundFreeIsNotAskedForAgain(t *testing.T) {
 	onRig(t, func(t *testing.T, r *rig) {
@@ -144,15 +158,7 @@ func TestKeyThatIsFoundFreeIsNotAskedForAgain(t *testing.T) {
 		synctest.Wait()
 		r.conn.DelayWatch(9 * time.Second)
 		a.Close()
-		before := r.sent()
-		for range 5 {
-			if _, err := r.kv.Put(t.Context(), "k", "v"); err != nil {
-				t.Error(err)
-			}
-		}
-		if n := r.sent() - before; n > 6 {
-			t.Errorf("5 puts of a key that nobody owns took %d requests", n)
-		}
+		r.putsOfAFreeKey()
 	})
 }
 
@@ -253,15 +259,7 @@ func TestKeyThatIsFoundFreeWithoutAWatch(t *testing.T) {
 		time.Sleep(time.Minute)
 		a.Close()
 		time.Sleep(10 * time.Minute)
-		before := r.sent()
-		for range 5 {
-			if _, err := r.kv.Put(t.Context(), "k", "v"); err != nil {
-				t.Error(err)
-			}
-		}
-		if n := r.sent() - before; n > 6 {
-			t.Errorf("5 puts of a key that nobody owns took %d requests", n)
-		}
+		r.putsOfAFreeKey()
 	})
 }
 

@@ -22,6 +22,16 @@ func connect() (*clientv3.Client, func()) {
 	return cl, func() { cl.Close(); srv.Close() }
 }
 
+// open opens a KV on such a client. The function that it returns closes both.
+func open(ctx context.Context, cfg leasing.Config) (*leasing.KV, func()) {
+	cl, stop := connect()
+	kv, err := leasing.New(ctx, cl, cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return kv, func() { kv.Close(); stop() }
+}
+
 func Example() {
 	cl, stop := connect()
 	defer stop()
@@ -184,14 +194,9 @@ func ExampleNew_namespace() {
 
 // Owned tells what a read would cost.
 func ExampleKV_Owned() {
-	cl, stop := connect()
-	defer stop()
 	ctx := context.Background()
-	kv, err := leasing.New(ctx, cl, leasing.Config{Prefix: "leasing/"})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer kv.Close()
+	kv, stop := open(ctx, leasing.Config{Prefix: "leasing/"})
+	defer stop()
 
 	fmt.Println(kv.Owned("k"))
 	if _, err := kv.Get(ctx, "k"); err != nil { // claims the key
@@ -235,14 +240,9 @@ func ExampleKV_Prefetch() {
 // Who knows that others are going to write a key gives it back, so that they need not
 // ask for it.
 func ExampleKV_Release() {
-	cl, stop := connect()
-	defer stop()
 	ctx := context.Background()
-	kv, err := leasing.New(ctx, cl, leasing.Config{Prefix: "leasing/"})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer kv.Close()
+	kv, stop := open(ctx, leasing.Config{Prefix: "leasing/"})
+	defer stop()
 
 	if _, err := kv.Get(ctx, "job/1"); err != nil { // claims the key
 		log.Fatal(err)
@@ -256,14 +256,9 @@ func ExampleKV_Release() {
 
 // With ClaimAfter a scan of many keys that are read once writes no claims.
 func ExampleConfig_claimAfter() {
-	cl, stop := connect()
-	defer stop()
 	ctx := context.Background()
-	kv, err := leasing.New(ctx, cl, leasing.Config{Prefix: "leasing/", ClaimAfter: 2})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer kv.Close()
+	kv, stop := open(ctx, leasing.Config{Prefix: "leasing/", ClaimAfter: 2})
+	defer stop()
 
 	for range 2 {
 		if _, err := kv.Get(ctx, "k"); err != nil {

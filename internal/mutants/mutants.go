@@ -127,7 +127,7 @@ func mutants() []mutant {
 			"			if p.layout.reserved(key) {\n", "			if false && p.layout.reserved(key) {\n"},
 		{"claims claimed with the rest of a range", "I13", "bulk.go",
 			"range kv.layout.spare(r) {", "range []keyRange{r} {"},
-		{"empty prefix accepted", "I13", "kv.go",
+		{"empty prefix accepted", "I13", "config.go",
 			`case cfg.Prefix == "":`, `case cfg.Prefix == "\x00\x00":`},
 		// I14
 		{"claims sent while the watch is down", "I14", "claimer.go",
@@ -160,6 +160,8 @@ func mutants() []mutant {
 			"		case err != nil:\n			return nil, err\n		case n == 1:\n", "		case err != nil && (n == 1 || outcomeOf(err) != unknown):\n			return nil, err\n		case err != nil:\n		case n == 1:\n"},
 		{"stranger's write taken for ours while one of ours is unsettled", "I4", "cache_write.go",
 			"	if heard > known.rev {\n", "	if heard > known.rev && e == nil {\n"},
+		{"next owner taken for a stranger, as our claim is not known to be gone", "I9", "cache_news.go",
+			"	case !e.lease.live(now):\n		c.dropLocked(e)", "	case now.IsZero():\n		c.dropLocked(e)"},
 		{"claim installed although a stranger has written since", "I8", "cache_claim.go",
 			"cl.revoked >= grant, cl.heard > grant, ", "cl.revoked >= grant, "},
 		{"old news of another's claim makes us ask for our own", "I9", "cache_rest.go",
