@@ -510,3 +510,32 @@ func TestAskOfTwoRequests(t *testing.T) {
 		}
 	})
 }
+
+// A REVOKE that a writer sends itself is given as much time as the writer has: the
+// session's own timeouts are not the caller's.
+func TestWriterMayWaitLongToAsk(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		a, _ := r.other("a", 0)
+		defer a.Close()
+		r.conn.DelayWatch(time.Minute) // the owner is not known
+		a.Get(t.Context(), "k")
+		const late = 2 * callTimeout
+		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			if !names(req, "k") { // it is about the claim alone
+				select {
+				case <-time.After(late):
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}
+			return do(ctx)
+		})
+		begin := time.Now()
+		if _, err := r.kv.Delete(t.Context(), "k"); err != nil {
+			t.Errorf("after %v: %v", time.Since(begin), err)
+		}
+		if d := time.Since(begin); d < late {
+			t.Errorf("it took %v, so nobody was asked", d)
+		}
+	})
+}

@@ -86,7 +86,7 @@ func (s *session) revoke(ctx context.Context, claims []claimRecord, w *waiter) e
 		for i, r := range claims[:n] {
 			clauses[i] = s.layout.revoke(r.key, r.grant)
 		}
-		resp, err := s.send(ctx, callTimeout, clauses, true)
+		resp, err := s.send(ctx, 0, clauses, true)
 		if outcomeOf(err) == refused && n > 1 {
 			most = 1 // for the error of the one at fault, or for a server that takes fewer
 			continue

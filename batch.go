@@ -23,9 +23,9 @@ type batchReply struct {
 	txns   []*etcdserverpb.TxnResponse
 }
 
-// send sends clauses in one request, which ends with ctx or after the timeout. If all
-// of them are expected to hold, it tries that first, which costs etcd less: a nested
-// transaction is nearly as dear as one of its own.
+// send sends clauses in one request, which ends with ctx, or after the timeout if that
+// is not zero. If all of them are expected to hold, it tries that first, which costs
+// etcd less: a nested transaction is nearly as dear as one of its own.
 //
 // Invariant: I3. Only if all of them were refused is each sent for itself.
 func (s *session) send(ctx context.Context, timeout time.Duration, clauses []clause, all bool) (*batchReply, error) {
@@ -57,8 +57,11 @@ func (s *session) send(ctx context.Context, timeout time.Duration, clauses []cla
 }
 
 func (s *session) carryOut(ctx context.Context, timeout time.Duration, c clause) (*clientv3.TxnResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
 	return s.kv.Txn(ctx).If(c.cmps...).Then(c.then...).Else(c.els...).Commit()
 }
 
