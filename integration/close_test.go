@@ -111,6 +111,13 @@ func TestCloseHandsOver(t *testing.T) {
 	if n := fltClaims(t, plain); n != 0 {
 		t.Errorf("%d claims after Close", n)
 	}
+	// Until b's watch has told that the claims are gone, b may ask for a key in vain.
+	// It tells of things in order, and of this one last.
+	fltOwn(t, b, &sentB, "last")
+	if _, err := plain.Put(fltContext(t), fltPrefix+"last", "REVOKE", clientv3.WithIgnoreLease()); err != nil {
+		t.Fatal(err)
+	}
+	fltUntil(t, "b's watch has told of everything", func() bool { return fltClaims(t, plain) == 0 })
 	before := sentB.KV()
 	for i := range keys {
 		fltPut(t, b, fmt.Sprint("k", i), "1")

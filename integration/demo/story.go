@@ -218,6 +218,7 @@ func (s *story) handOver(ctx context.Context) error {
 	if _, err := s.a.kv.Get(ctx, key); !errors.Is(err, leasing.ErrClosed) {
 		return fmt.Errorf("a read of the closed KV: %v", err)
 	}
+	time.Sleep(100 * time.Millisecond) // B's watch tells it; until then B might ask for the key first
 	s.b.sent.Reset()
 	took, err := s.b.puts(ctx, "goodbye")
 	if err != nil {
