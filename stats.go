@@ -48,7 +48,7 @@ type Claims struct {
 
 // Forwards counts reads that were sent to etcd, by the reason.
 type Forwards struct {
-	Kind      uint64 // ranges, historical reads and the like, which are always sent
+	Kind      uint64 // ranges, historical reads and the like, and those of KV.Uncached, which are always sent
 	Foreign   uint64 // somebody else owns the key
 	Resting   uint64 // the key was given back, or refused, a short time ago
 	Writing   uint64 // a write of ours to the key is under way

@@ -15,8 +15,9 @@ import (
 
 // txn collects a transaction. See clientv3.Txn.
 type txn struct {
-	kv  *KV
-	ctx context.Context
+	kv       *KV
+	ctx      context.Context
+	uncached bool // nothing is answered from memory
 
 	mu        sync.Mutex // guards the rest
 	step      step
@@ -77,16 +78,27 @@ func (t *txn) Else(ops ...clientv3.Op) clientv3.Txn {
 func (t *txn) Commit() (*clientv3.TxnResponse, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.uncached {
+		return t.kv.submit(t.ctx, t.cmps, t.then, t.els)
+	}
 	return t.kv.commit(t.ctx, t.cmps, t.then, t.els)
 }
 
-// commit executes a transaction. Every write takes this way.
+// commit executes a transaction, from memory or in etcd.
 func (kv *KV) commit(ctx context.Context, cmps []clientv3.Cmp, then, els []clientv3.Op) (*clientv3.TxnResponse, error) {
 	if err := kv.closed(); err != nil {
 		return nil, err
 	}
 	if resp := kv.evaluate(cmps, then, els); resp != nil {
 		return resp, nil
+	}
+	return kv.submit(ctx, cmps, then, els)
+}
+
+// submit executes a transaction in etcd. Every write takes this way.
+func (kv *KV) submit(ctx context.Context, cmps []clientv3.Cmp, then, els []clientv3.Op) (*clientv3.TxnResponse, error) {
+	if err := kv.closed(); err != nil {
+		return nil, err
 	}
 	p, err := newPlan(kv.layout, kv.maxOps, cmps, then, els)
 	if err != nil {
