@@ -10,13 +10,15 @@ import (
 
 // dataLoop keeps a watch running on the data under a prefix, for writes by programs
 // that do not use the protocol. Nothing else rests on it: our own writes and those of
-// other leasing clients are known without.
-func (s *session) dataLoop(prefix string) {
+// other leasing clients are known without. It calls begun when the watch runs, and when
+// it has failed.
+func (s *session) dataLoop(prefix string, begun func()) {
 	pace := backoff{first: 20 * time.Millisecond, last: 10 * time.Second}
 	next, refused := int64(0), false // the revision to go on from; 0: from now on
 	for {
 		began := time.Now()
-		err := s.watchData(prefix, &next)
+		err := s.watchData(prefix, &next, begun)
+		begun()
 		if s.ctx.Err() != nil {
 			return
 		}
@@ -37,7 +39,7 @@ func (s *session) dataLoop(prefix string) {
 // watchData watches data from revision *next on until the watch fails. If it begins
 // anew, nothing is known of what was written before, and all keys under the prefix are
 // given up.
-func (s *session) watchData(prefix string, next *int64) error {
+func (s *session) watchData(prefix string, next *int64, begun func()) error {
 	opts := []clientv3.OpOption{clientv3.WithPrefix(), clientv3.WithRev(*next), clientv3.WithCreatedNotify()}
 	for resp := range s.watcher.Watch(clientv3.WithRequireLeader(s.ctx), prefix, opts...) {
 		if resp.CompactRevision != 0 {
@@ -49,6 +51,9 @@ func (s *session) watchData(prefix string, next *int64) error {
 		if resp.Created && *next == 0 {
 			*next = resp.Header.Revision + 1
 			s.yield(s.cache.doubt(keyRange{prefix, rangeEnd(prefix)}))
+		}
+		if resp.Created {
+			begun()
 		}
 		var yields []yield
 		for _, ev := range resp.Events {

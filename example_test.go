@@ -9,6 +9,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
 	"go.etcd.io/etcd/client/v3/namespace"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/etcd-leasing/leasing"
 	"github.com/etcd-leasing/leasing/internal/memetcd"
@@ -269,4 +271,153 @@ func ExampleConfig_claimAfter() {
 	// Output:
 	// false
 	// true
+}
+
+// An observer hears what becomes of the session and of keys. It may take its time.
+func ExampleConfig_onEvent() {
+	ctx := context.Background()
+	heard := make(chan leasing.Event, 100)
+	kv, stop := open(ctx, leasing.Config{
+		Prefix:  "leasing/",
+		OnEvent: func(e leasing.Event) { heard <- e },
+	})
+	defer stop()
+
+	if _, err := kv.Get(ctx, "k"); err != nil { // claims the key
+		log.Fatal(err)
+	}
+	if err := kv.Release(ctx, "k"); err != nil {
+		log.Fatal(err)
+	}
+	for range 3 {
+		e := <-heard
+		fmt.Printf("%v %q\n", e.Kind, e.Key)
+	}
+	// Output:
+	// session valid ""
+	// key claimed "k"
+	// key yielded "k"
+}
+
+// A program that does not use the protocol writes a key that is owned here. The watch on
+// data notices.
+func ExampleConfig_watchData() {
+	cl, stop := connect()
+	defer stop()
+	ctx := context.Background()
+	strangers := make(chan string, 100)
+	kv, err := leasing.New(ctx, cl, leasing.Config{
+		Prefix:    "leasing/",
+		WatchData: []string{"config/"},
+		OnEvent: func(e leasing.Event) {
+			if e.Kind == leasing.KeyWritten {
+				strangers <- e.Key
+			}
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kv.Close()
+
+	if _, err := kv.Get(ctx, "config/a"); err != nil { // claims the key
+		log.Fatal(err)
+	}
+	if _, err := cl.Put(ctx, "config/a", "1"); err != nil { // as etcdctl would
+		log.Fatal(err)
+	}
+	fmt.Println(<-strangers)
+	resp, err := kv.Get(ctx, "config/a")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s\n", resp.Kvs[0].Value)
+	// Output:
+	// config/a
+	// 1
+}
+
+// Where etcd's --max-txn-ops is not the default, the KV has to know.
+func ExampleConfig_maxTxnOps() {
+	ctx := context.Background()
+	kv, stop := open(ctx, leasing.Config{Prefix: "leasing/", MaxTxnOps: 1024})
+	defer stop()
+
+	var puts []clientv3.Op
+	for i := range 100 {
+		puts = append(puts, clientv3.OpPut(fmt.Sprint("k", i), "v"))
+	}
+	resp, err := kv.Txn(ctx).Then(puts...).Commit()
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(len(resp.Responses))
+	// Output: 100
+}
+
+// The KV logs where the client does, or where it is told to.
+func ExampleConfig_logger() {
+	ctx := context.Background()
+	core, logs := observer.New(zap.InfoLevel)
+	_, stop := open(ctx, leasing.Config{Prefix: "leasing/", Logger: zap.New(core)})
+	defer stop()
+
+	for _, e := range logs.All() {
+		fmt.Println(e.Level, e.Message)
+	}
+	// Output:
+	// info leasing: lease granted
+	// info leasing: session valid
+}
+
+// Counters only grow: a share is that of two differences.
+func ExampleKV_Stats() {
+	ctx := context.Background()
+	kv, stop := open(ctx, leasing.Config{Prefix: "leasing/"})
+	defer stop()
+
+	before := kv.Stats()
+	for range 100 {
+		if _, err := kv.Get(ctx, "k"); err != nil { // the first one claims the key
+			log.Fatal(err)
+		}
+	}
+	after := kv.Stats()
+	hits, claims := after.Hits-before.Hits, after.Claims.Made-before.Claims.Made
+	fmt.Printf("%d hits, %d claim, %d key owned\n", hits, claims, after.Entries)
+	// Output: 99 hits, 1 claim, 1 key owned
+}
+
+// The keys that are worth looking at, on both sides.
+func ExampleKV_TopKeys() {
+	ctx := context.Background()
+	kv, stop := open(ctx, leasing.Config{Prefix: "leasing/"})
+	defer stop()
+
+	for range 100_000 {
+		if _, err := kv.Get(ctx, "popular"); err != nil {
+			log.Fatal(err)
+		}
+	}
+	hot, contended := kv.TopKeys(10)
+	fmt.Println(hot[0].Key, len(contended))
+	// Output: popular 0
+}
+
+// A request on somebody else's behalf, whose credentials an interceptor takes from the
+// context, is for etcd to judge.
+func ExampleKV_Uncached() {
+	ctx := context.Background()
+	kv, stop := open(ctx, leasing.Config{Prefix: "leasing/"})
+	defer stop()
+
+	if _, err := kv.Put(ctx, "k", "v"); err != nil {
+		log.Fatal(err)
+	}
+	resp, err := kv.Uncached().Get(ctx, "k") // from etcd; claims nothing
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s %v\n", resp.Kvs[0].Value, kv.Owned("k"))
+	// Output: v false
 }

@@ -52,9 +52,9 @@ const slowStart = 5 * time.Second
 
 // New returns a KV on cl, which it uses as it is: through cl.KV, cl.Watcher
 // and cl.Lease at this time, so that the wrappers of package namespace,
-// credentials and interceptors apply. It waits until keys can be owned, or
-// until etcd has refused that, which the log tells: reads then go to etcd. ctx
-// bounds the wait and nothing else. The caller must Close the KV before the
+// credentials and interceptors apply. It waits until keys can be owned and the
+// watches of Config.WatchData run, or until etcd has refused that, which the log
+// tells: reads then go to etcd. ctx bounds the wait and nothing else. The caller must Close the KV before the
 // client.
 func New(ctx context.Context, cl *clientv3.Client, cfg Config) (*KV, error) {
 	return open(ctx, cl, cfg, handedIn{life: context.Background()})
@@ -98,24 +98,33 @@ func open(ctx context.Context, cl *clientv3.Client, cfg Config, in handedIn) (*K
 	}
 	kv.session.ctx, kv.session.stop = context.WithCancel(cl.Ctx())
 	kv.session.start()
-	slow := time.NewTimer(slowStart)
-	defer slow.Stop()
-	for {
-		select {
-		case <-kv.session.ready:
-			return kv, nil
-		case <-slow.C:
-			log.Warn("leasing: still no session with etcd, waiting on",
-				zap.String("prefix", cfg.Prefix), zap.Strings("endpoints", cl.Endpoints()))
-			continue
-		case <-ctx.Done():
-			err = ctx.Err()
-		case <-cl.Ctx().Done():
-			err = fmt.Errorf("the client is closed: %w", cl.Ctx().Err())
-		}
+	if err := kv.awaitSession(ctx, cl); err != nil {
 		kv.Close()
 		return nil, fmt.Errorf("leasing: no session with etcd at %q under prefix %q: %w", cl.Endpoints(), cfg.Prefix, err)
 	}
+	return kv, nil
+}
+
+// awaitSession waits until keys can be owned and the watches on data run, or until etcd
+// has refused that.
+func (kv *KV) awaitSession(ctx context.Context, cl *clientv3.Client) error {
+	s := kv.session
+	slow := time.NewTimer(slowStart)
+	defer slow.Stop()
+	for waits := append([]chan struct{}{s.ready}, s.watched...); len(waits) > 0; {
+		select {
+		case <-waits[0]:
+			waits = waits[1:]
+		case <-slow.C:
+			s.log.Warn("leasing: still no session with etcd, waiting on",
+				zap.String("prefix", s.layout.prefix), zap.Strings("endpoints", cl.Endpoints()))
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-cl.Ctx().Done():
+			return fmt.Errorf("the client is closed: %w", cl.Ctx().Err())
+		}
+	}
+	return nil
 }
 
 // NewKV is the drop-in for NewKV of etcd's package client/v3/leasing: the same

@@ -52,6 +52,7 @@ type session struct {
 
 	ready     chan struct{} // closed when claims may begin, or are refused for now
 	readyOnce sync.Once
+	watched   []chan struct{} // closed when the watch on a prefix of data runs, or has failed once
 
 	claims  queue[*claim]
 	yields  queue[yield]
@@ -134,7 +135,9 @@ func (s *session) start() {
 		s.wg.Go(s.askLoop)
 	}
 	for _, prefix := range s.data {
-		s.wg.Go(func() { s.dataLoop(prefix) })
+		begun := make(chan struct{})
+		s.watched = append(s.watched, begun)
+		s.wg.Go(func() { s.dataLoop(prefix, sync.OnceFunc(func() { close(begun) })) })
 	}
 	if s.servers != nil {
 		s.wg.Go(s.checkServers)

@@ -1,9 +1,12 @@
 package leasing
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -93,7 +96,6 @@ func TestWatchData(t *testing.T) {
 	}}
 	onRigOf(t, cfg, func(t *testing.T, r *rig) {
 		stranger := r.srv.NewClient("stranger")
-		time.Sleep(time.Second) // what was claimed before the data was watched is given up
 		for _, key := range []string{"data/k", "data/other", "more/k", "elsewhere"} {
 			r.get(key)
 		}
@@ -132,6 +134,72 @@ func TestWatchData(t *testing.T) {
 			t.Errorf("events of the key: %s", got)
 		}
 	})
+}
+
+// New waits for the watches on data, as what is claimed before them is given up; but not
+// for one that cannot be had.
+func TestNewWaitsForWatchesOnData(t *testing.T) {
+	const late = 3 * time.Second
+	for name, w := range map[string]dataWatcher{
+		"late":     {late: late},
+		"refused":  {late: late, refuse: true},
+		"too late": {late: time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := memetcd.New(memetcd.Options{})
+				defer srv.Close()
+				cl := srv.NewClient("kv")
+				w.Watcher, cl.Watcher = cl.Watcher, &w
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				begin := time.Now()
+				kv, err := New(ctx, cl, Config{Prefix: "claims/", WatchData: []string{"data/"}})
+				if w.late > time.Minute {
+					if !errors.Is(err, context.DeadlineExceeded) {
+						t.Errorf("New returned %v", err)
+					}
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer kv.Close()
+				if d := time.Since(begin); d != late {
+					t.Errorf("New took %v", d)
+				}
+				if _, err := kv.Get(ctx, "data/k"); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := srv.NewClient("stranger").Put(ctx, "data/k", "theirs"); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+				if n := kv.Stats().Strangers; n == 0 != w.refuse {
+					t.Errorf("%d strangers noticed", n)
+				}
+			})
+		})
+	}
+}
+
+// dataWatcher delays the watches on data, or refuses them then.
+type dataWatcher struct {
+	clientv3.Watcher
+	late   time.Duration
+	refuse bool
+}
+
+func (w *dataWatcher) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
+	if key != "data/" {
+		return w.Watcher.Watch(ctx, key, opts...)
+	}
+	if !sleep(ctx, w.late) || w.refuse {
+		none := make(chan clientv3.WatchResponse)
+		close(none)
+		return none
+	}
+	return w.Watcher.Watch(ctx, key, opts...)
 }
 
 // The log does not repeat itself when strangers write on and on.
