@@ -74,9 +74,9 @@
 // # Alerts
 //
 // In jeopardy nothing is owned, and reads go to etcd. While renewals succeed, a lease
-// has two thirds of its TTL left, less a margin of 5 %; so with the TTL of 60 s that
-// Config has by itself, less than 30 s mean that renewals fail. Without a live lease
-// the metric is 0, which is also less.
+// has two thirds or more of its TTL left, less a margin: 38 s of the 60 s that Config.TTL
+// is by itself. Less than 30 s mean that renewals fail. Without a live lease the metric
+// is 0, so that one condition is for both. For other TTLs, take half of them.
 //
 //	leasing_to_deadline_seconds < 30
 //	sum by (instance) (rate(leasing_forwards_total{reason="no_session"}[5m])) > 0
