@@ -48,6 +48,23 @@ func (e *env) latencies(keys []string, op func(key string)) []float64 {
 	return all
 }
 
+// inTurn does all ops for each key, one after the other, and returns how long each of
+// them took. The disk is not the same from one second to the next: what is done in turn
+// can be compared.
+func (e *env) inTurn(keys []string, ops ...func(key string)) [][]float64 {
+	runtime.GC()
+	defer e.profile()()
+	all := make([][]float64, len(ops))
+	for _, k := range keys {
+		for i, op := range ops {
+			begin := time.Now()
+			op(k)
+			all[i] = append(all[i], float64(time.Since(begin)))
+		}
+	}
+	return all
+}
+
 // rate has so many goroutines do op again and again for a time, and returns
 // how many there were in a second. i counts for each goroutine.
 func (e *env) rate(width int, d time.Duration, op func(g, i int)) float64 {
