@@ -41,7 +41,7 @@
 // # Costs
 //
 // A Page has one goroutine, which reads the counters every 10 s, and 20 kB for an hour of them. A request
-// costs about a millisecond of processor time and up to 50 kB for its answer, more if keys are long. It
+// costs about two milliseconds of processor time and up to 100 kB for its answer, more if keys are long. It
 // takes the KV's locks for a few field reads, once and once more for each lease, and sends nothing to
 // etcd.
 package debug
