@@ -89,7 +89,7 @@ func meaning(ins []interval) string {
 	if latest == nil {
 		return "There were no reads in this time."
 	}
-	return fmt.Sprintf("At least %s, at most %s, in the end %s.", percent(low), percent(high), percent(latest))
+	return fmt.Sprintf("At least %s, at most %s, %s in the latest interval with reads.", percent(low), percent(high), percent(latest))
 }
 
 // bars is a histogram, as columns of an SVG.

@@ -23,7 +23,7 @@ main>.card{margin-bottom:14px}
 .valid{border-left-color:var(--good)}.valid strong{color:var(--good)}
 .jeopardy{border-left-color:var(--warn)}.jeopardy strong{color:var(--warn)}
 .lost{border-left-color:var(--bad)}.lost strong{color:var(--bad)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:14px;margin-bottom:14px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:14px;margin-bottom:14px}
 .tile h2{font-size:13px;font-weight:600;color:var(--soft);margin:0}
 .figure{font-size:26px;font-weight:650;font-variant-numeric:tabular-nums}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:14px;margin-bottom:14px}
@@ -35,6 +35,7 @@ thead th{border-top:0;color:var(--soft);font-size:13px;padding-top:0}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .counters small{display:block;line-height:1.3}
 .counters td{width:110px}
+@media (max-width:480px){.counters td{width:84px}.tile{padding:10px 12px}}
 .zero td{color:var(--soft)}
 .share{display:block;width:100%;height:4px;margin-top:4px}
 .share rect{fill:var(--line)}
@@ -47,6 +48,7 @@ code{font:13px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono
 .y,.x{display:flex;justify-content:space-between;color:var(--soft);font-size:12px}
 .y{flex-direction:column;text-align:right;line-height:1;margin:-5px 0}
 .plot .x{grid-column:2}
+.plot+.note{margin-top:8px}
 .x{margin-top:4px}
 .grid{stroke:var(--rule);fill:none;vector-effect:non-scaling-stroke}
 .line{stroke:var(--line);stroke-width:2;fill:none;vector-effect:non-scaling-stroke}

@@ -43,12 +43,12 @@ func newView(r report, refresh int) view {
 	return view{
 		report: r, Style: style, Refresh: refresh,
 		Tiles:  tilesOf(r),
-		Tables: []table{readTable(r), claimTable(r.Claims), writeTable(r.Writes), handTable(r)},
+		Tables: []table{readTable(r), handTable(r), claimTable(r.Claims), writeTable(r.Writes)},
 		Chart:  chartOf(r.History, r.Time),
 		Recent: recent(r.History, r.Time),
 		Bars: []bars{
-			barsOf("Claim time", "From a read that begins a claim to its reply", r.ClaimTime),
-			barsOf("Takeover wait", "How long writes waited for other owners", r.Takeover),
+			barsOf("Claim time", "From a read that begins a claim to its reply; estimates from the columns", r.ClaimTime),
+			barsOf("Takeover wait", "How long writes waited for other owners; estimates from the columns", r.Takeover),
 		},
 		Tops: []topTable{
 			{"Hottest keys", "Read from memory most. Counts are estimates, from one read in 64.", r.Hottest},
@@ -123,7 +123,7 @@ func writeTable(w writes) table {
 
 func handTable(r report) table {
 	h := r.Hands
-	return scaled(table{"Hands", "Keys that changed hands", []row{
+	return scaled(table{"Changes of hands", "Keys that came and went", []row{
 		{Name: "Revokes sent", Means: "keys that others were asked for", Count: h.RevokesSent},
 		{Name: "Revokes answered", Means: "keys of ours that others asked for", Count: h.RevokesAnswered},
 		{Name: "Yields", Means: "claims of ours that were deleted, confirmed", Count: h.Yields},

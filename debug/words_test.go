@@ -88,7 +88,7 @@ func TestChart(t *testing.T) {
 	if len(c.Deaf) != 1 || c.Deaf[0] != (stretch{360, 180}) {
 		t.Errorf("without a lease: %v", c.Deaf)
 	}
-	if want := "At least 0 %, at most 75 %, in the end 0 %."; c.Means != want {
+	if want := "At least 0 %, at most 75 %, 0 % in the latest interval with reads."; c.Means != want {
 		t.Errorf("it means %q, want %q", c.Means, want)
 	}
 	if c := chartOf(nil, now); c.Line != "" || c.Span != 10*time.Minute || c.Means != "There were no reads in this time." {
