@@ -59,7 +59,7 @@ const page = `<!DOCTYPE html>
 <thead><tr><th scope="col">From</th><th scope="col">To</th><th scope="col" class="n">Hit ratio</th><th scope="col" class="n">Hits</th><th scope="col" class="n">Misses</th><th scope="col" class="n">Writes</th><th scope="col" class="n">Keys owned</th></tr></thead>
 <tbody>
 {{range .Recent}}<tr><th scope="row">{{clock .From}}</th><td>{{clock .To}}</td><td class="n">{{percent .HitRatio}}</td><td class="n">{{count .Hits}}</td><td class="n">{{count .Misses}}</td><td class="n">{{count .Writes}}</td><td class="n">{{count .Keys}}</td></tr>
-{{else}}<tr><td colspan="7">The page was opened less than a second after it was made.</td></tr>
+{{else}}<tr><td colspan="7">Nothing yet: this page was made less than a second ago.</td></tr>
 {{end}}</tbody></table></div></details>
 </section>{{end}}
 {{define "share"}}<svg class="share" viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true"><rect width="{{.}}" height="4"/></svg>{{end}}

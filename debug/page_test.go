@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -262,22 +263,43 @@ func TestClose(t *testing.T) {
 // Many may look at once, while the page is sampled and closed.
 func TestConcurrentRequests(t *testing.T) {
 	onRig(t, func(t *testing.T, r *rig) {
-		page := debug.New(r.kv)
-		defer page.Close()
+		var wg sync.WaitGroup
 		for range 4 {
-			go func() {
-				for range 5 {
+			wg.Go(func() {
+				for range 6 {
 					time.Sleep(5 * time.Second)
-					r.html()
+					if w := r.ask(http.MethodGet, "/"); w.Code != http.StatusOK {
+						t.Errorf("the page: %d %s", w.Code, w.Body)
+					}
 				}
-			}()
+			})
 		}
-		time.Sleep(12 * time.Second)
-		page.Close()
-		time.Sleep(20 * time.Second)
-		synctest.Wait()
-		if len(r.json().History) < 3 {
-			t.Error("the page has not been sampled meanwhile")
+		wg.Go(func() { time.Sleep(20 * time.Second); r.page.Close() })
+		wg.Wait()
+		if got := len(r.json().History); got != 3 {
+			t.Errorf("%d intervals, want those up to Close and the one since", got)
+		}
+	})
+}
+
+// A session that has never been valid is not one that is lost.
+func TestNotYetValid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := memetcd.New(memetcd.Options{})
+		defer srv.Close()
+		cl, conn := srv.Client("kv")
+		conn.Deny(func(key, _ []byte, _ bool) bool { return strings.HasPrefix(string(key), "claims/") })
+		r := &rig{t: t, srv: srv, conn: conn, kv: openKV(t, cl)}
+		defer r.kv.Close()
+		r.page = debug.New(r.kv)
+		defer r.page.Close()
+		r.read("k", 2)
+		s := r.json()
+		if s.Session.State != "none" || s.Session.Since != nil || s.Session.Why != "" || len(s.Leases) != 0 {
+			t.Errorf("without rights on the claims: %+v", s)
+		}
+		if body := r.html(); !strings.Contains(body, `<strong id="state">not yet valid</strong>`) || strings.Contains(body, `id="why"`) {
+			t.Error("the page does not say that the session is not yet valid, or says why")
 		}
 	})
 }
