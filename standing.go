@@ -11,8 +11,8 @@ import (
 )
 
 // Standing returns the latest event of the session: whether keys can be owned, since
-// when, and why. Its Kind is zero if none could be owned yet. The session notices a deadline
-// that has passed when it comes to look, so Leases may be empty a moment before.
+// when, and why. Its Kind is zero if none could be owned yet. The session notices a
+// deadline that has passed when it comes to look, so Leases may be empty a moment before.
 func (kv *KV) Standing() Event {
 	s := kv.session
 	s.mu.Lock()
@@ -36,9 +36,9 @@ func (kv *KV) Leases() []LeaseStatus {
 	s.mu.Unlock()
 	var out []LeaseStatus
 	for _, l := range leases {
+		rest := l.deadline().Sub(now) // before it is known to be live: it may end meanwhile
 		if l.live(now) {
-			claims := -s.cache.room(l, 0)
-			out = append(out, LeaseStatus{ID: l.id, Claims: claims, ToDeadline: l.deadline().Sub(now)})
+			out = append(out, LeaseStatus{ID: l.id, Claims: -s.cache.room(l, 0), ToDeadline: rest})
 		}
 	}
 	return out
