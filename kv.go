@@ -117,8 +117,11 @@ func (kv *KV) awaitSession(ctx context.Context, cl *clientv3.Client) error {
 			waits = waits[1:]
 		case <-slow.C:
 			s.log.Warn("leasing: still no session with etcd, waiting on",
-				zap.String("prefix", s.layout.prefix), zap.Strings("endpoints", cl.Endpoints()))
+				zap.String("prefix", s.layout.prefix), zap.Strings("endpoints", cl.Endpoints()), zap.NamedError("latest", s.troubles()))
 		case <-ctx.Done():
+			if err := s.troubles(); err != nil {
+				return fmt.Errorf("%w; %w", ctx.Err(), err)
+			}
 			return ctx.Err()
 		case <-cl.Ctx().Done():
 			return fmt.Errorf("the client is closed: %w", cl.Ctx().Err())
