@@ -226,6 +226,56 @@ func TestReadRightsStayEnforced(t *testing.T) {
 	g.denied(kv, &sent, "put, without rights", clientv3.OpPut("d/free", "v"))
 }
 
+// A user who loses the right to write claims loses what is owned: etcd does not renew
+// a lease for him either, so it is over when the TTL is. Then etcd serves the reads.
+//
+// Invariant: I2.
+func TestWithdrawnRightsOnClaimsEndOwnership(t *testing.T) {
+	end := clientv3.GetPrefixRangeEnd("leasing/")
+	for name, withdraw := range map[string]func(g *guarded) error{
+		"all": func(g *guarded) error { return second(g.plain.RoleRevokePermission(g.ctx, "member", "leasing/", end)) },
+		"to write": func(g *guarded) error {
+			return second(g.plain.RoleGrantPermission(g.ctx, "member", "leasing/", end, clientv3.PermissionType(clientv3.PermRead)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) { newGuarded(t).losesWhatIsOwned(withdraw) })
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// losesWhatIsOwned fails unless a member owns nothing any more when the TTL is over
+// since rights on the claims were withdrawn, and knows why.
+func (g *guarded) losesWhatIsOwned(withdraw func(*guarded) error) {
+	g.Helper()
+	core, logs := observer.New(zapcore.WarnLevel)
+	var sent etcdtest.Counter
+	const ttl = 3 * time.Second
+	kv := open(g.T, g.etcd.Client(0, sent.Option(), etcdtest.As("member", "p")), func(cfg *leasing.Config) {
+		cfg.TTL, cfg.Logger = ttl, zap.New(core)
+	})
+	g.reads(kv, "d/free")
+	if !kv.Owned("d/free") {
+		g.Fatal("the key is not owned")
+	}
+	if err := withdraw(g); err != nil {
+		g.Fatal(err)
+	}
+	for withdrawn := time.Now(); kv.Owned("d/free"); time.Sleep(5 * time.Millisecond) {
+		if time.Since(withdrawn) > ttl {
+			g.Fatal("the key is owned for longer than a lease that is not renewed")
+		}
+	}
+	for range 2 {
+		if n := sending(&sent, func() { g.reads(kv, "d/free") }); n == 0 {
+			g.Error("the key is read from memory")
+		}
+	}
+	if logs.FilterMessageSnippet("etcd refuses to renew a lease").Len() == 0 {
+		g.Errorf("logged: %v", logs.All())
+	}
+}
+
 // Rights to the claims of one's own data are enough to write it, and with a
 // plain client to delete nothing but those claims. What a KV sends instead must
 // not take rights to the first of all claims.
