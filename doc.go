@@ -101,10 +101,15 @@
 // A KV that may not watch or write the claim prefix claims nothing: reads go
 // to etcd. Without the right to read claims all writes are refused, with etcd's
 // permission error; without the right to write them, puts of single keys are,
-// and every write that another owner must be asked for. What is owned was read
-// with the rights of that time; withdrawn rights do not take it away. Of a
-// transaction that is answered from memory, rights on the branch that is not
-// taken are not checked. With [KV.Uncached] etcd judges each request.
+// and every write that another owner must be asked for.
+//
+// What is owned was read with the rights of that time. Withdrawn rights on data
+// do not take it away. Without the rights on claims etcd also refuses to renew
+// their lease: all keys are given up at its deadline. An owner whose right to read
+// a key was withdrawn cannot write it, as its write reads the key back, until it
+// gives the key back with [KV.Release]. Of a transaction that is answered from
+// memory, rights on the branch that is not taken are not checked. With
+// [KV.Uncached] etcd judges each request.
 //
 // etcd's errors are passed on, some with more words: compare them with errors.Is.
 //
