@@ -6,10 +6,16 @@
 //	if err := registry.Register(metrics.NewCollector(kv)); err != nil {
 //		log.Fatal(err)
 //	}
+//	http.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 //
 // Two KVs of one process are told apart by a label: see [ConstLabels].
 //
 // A Grafana dashboard for these metrics is docs/grafana.json in the repository.
+//
+// Until there is a release, a module that uses a clone takes both modules from there:
+//
+//	go mod edit -replace github.com/etcd-leasing/leasing=../leasing
+//	go mod edit -replace github.com/etcd-leasing/leasing/metrics=../leasing/metrics
 //
 // # Metrics
 //
