@@ -226,6 +226,33 @@ func TestReadRightsStayEnforced(t *testing.T) {
 	g.denied(kv, &sent, "put, without rights", clientv3.OpPut("d/free", "v"))
 }
 
+// The right to write is enough to write. But an owner reads back what it writes: who
+// loses the right to read a key goes on reading it from memory, and cannot write it
+// before it is given back.
+func TestWithdrawnReadRightOfAnOwner(t *testing.T) {
+	g := newGuarded(t)
+	var sent etcdtest.Counter
+	kv := open(t, g.etcd.Client(0, sent.Option(), etcdtest.As("member", "p")), longTTL)
+	g.reads(kv, "d/free")
+	writeOnly := clientv3.PermissionType(clientv3.PermWrite)
+	if _, err := g.plain.RoleGrantPermission(g.ctx, "member", "d/", clientv3.GetPrefixRangeEnd("d/"), writeOnly); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kv.Put(g.ctx, "d/none", "v"); err != nil {
+		t.Errorf("put of a key that nobody owns: %v", err)
+	}
+	if n := sending(&sent, func() { g.reads(kv, "d/free") }); n != 0 {
+		t.Errorf("%d requests to read an owned key", n)
+	}
+	g.denied(kv, &sent, "put of an owned key", clientv3.OpPut("d/free", "v"))
+	if err := kv.Release(g.ctx, "d/free"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kv.Put(g.ctx, "d/free", "v"); err != nil {
+		t.Errorf("put of the key that was given back: %v", err)
+	}
+}
+
 // A user who loses the right to write claims loses what is owned: etcd does not renew
 // a lease for him either, so it is over when the TTL is. Then etcd serves the reads.
 //
