@@ -1,0 +1,2 @@
+// Package proxy is a gRPC proxy before etcd.
+package proxy
