@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -96,11 +97,29 @@ func TestWithinByBothClocks(t *testing.T) {
 
 // questions answers those of anonymous.run, and counts them.
 type questions struct {
-	n     int
+	mu    sync.Mutex
+	asked int
 	reply error
 }
 
-func (q *questions) ask(context.Context) error { q.n++; return q.reply }
+func (q *questions) ask(context.Context) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.asked++
+	return q.reply
+}
+
+func (q *questions) count() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.asked
+}
+
+func (q *questions) answer(err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.reply = err
+}
 
 // That etcd asks nobody for a token is found out in the background, once for many
 // callers, as long as there are any.
@@ -120,8 +139,8 @@ func TestAnonymousIsAskedInTheBackground(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		if q.n != 1 {
-			t.Errorf("%d questions", q.n)
+		if q.count() != 1 {
+			t.Errorf("%d questions", q.count())
 		}
 		for range 100 { // somebody calls all the time
 			time.Sleep(bound / 10)
@@ -130,13 +149,13 @@ func TestAnonymousIsAskedInTheBackground(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		if q.n < 10 || q.n > 40 {
-			t.Errorf("%d questions in 10 bounds", q.n)
+		if q.count() < 10 || q.count() > 40 {
+			t.Errorf("%d questions in 10 bounds", q.count())
 		}
-		n := q.n
+		n := q.count()
 		time.Sleep(10 * bound) // nobody calls
-		if a.good(time.Now()) || q.n > n+1 {
-			t.Errorf("good after a silence, or %d questions in it", q.n-n)
+		if a.good(time.Now()) || q.count() > n+1 {
+			t.Errorf("good after a silence, or %d questions in it", q.count()-n)
 		}
 	})
 }
@@ -152,7 +171,7 @@ func TestAnonymousEnds(t *testing.T) {
 				go a.run(ctx, q.ask)
 				a.good(time.Now())
 				synctest.Wait()
-				q.reply = reply
+				q.answer(reply)
 				for end := time.Now().Add(bound); time.Now().Before(end); time.Sleep(bound / 20) {
 					a.good(time.Now())
 					synctest.Wait()
@@ -160,8 +179,8 @@ func TestAnonymousEnds(t *testing.T) {
 				if a.good(time.Now()) {
 					t.Error("good after the bound")
 				}
-				if q.n > 8 {
-					t.Errorf("%d questions", q.n)
+				if q.count() > 8 {
+					t.Errorf("%d questions", q.count())
 				}
 			})
 		})
