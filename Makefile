@@ -8,7 +8,7 @@ UPSTREAM ?= -count=5
 SIM ?= -sim.for 2m
 
 GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
-MODULES = . integration integration/bench integration/upstream
+MODULES = . metrics metrics/dashboard integration integration/bench integration/upstream
 STATICCHECK = $(CURDIR)/bin/staticcheck
 
 # The race detector needs cgo, and so a C compiler.
@@ -35,6 +35,8 @@ $(STATICCHECK): .ci/tools/go.mod .ci/tools/go.sum
 # Tests that need no server.
 unit: race
 	$(GO) test $(RACE) ./...
+	$(GO) -C metrics test $(RACE) ./...
+	$(GO) -C metrics/dashboard test $(RACE) ./...
 
 # The simulation for two minutes, without the race detector, which is ten times
 # quicker. For so many seeds: make sim SEEDS=20000

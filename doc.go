@@ -76,6 +76,14 @@
 // Keys that are going to be read can be owned beforehand, with [KV.Prefetch]: a
 // listing without values, and one transaction for 64 keys or so.
 //
+// # Seeing what happens
+//
+// [KV.Stats] counts what a KV does, [KV.TopKeys] tells which keys are read or asked for
+// most, and Config.OnEvent is told of each change of the session and of ownership.
+// Package metrics makes metrics for Prometheus of the first, package debug a page of all.
+// The log tells of changes of the session at Info, of what needs somebody's attention
+// at Warn, and of single requests at Debug alone.
+//
 // # Faults
 //
 // A KV that is cut off from etcd goes on serving what it owns until shortly
@@ -96,7 +104,7 @@
 // and every write that another owner must be asked for. What is owned was read
 // with the rights of that time; withdrawn rights do not take it away. Of a
 // transaction that is answered from memory, rights on the branch that is not
-// taken are not checked.
+// taken are not checked. With [KV.Uncached] etcd judges each request.
 //
 // etcd's errors are passed on, some with more words: compare them with errors.Is.
 //
@@ -112,9 +120,10 @@
 // A deletion of a range, or a transaction that is guarded by ranges, goes
 // through only in a round trip in which nobody claims a key in the range: it
 // waits as long as others go on claiming keys there several times in a round
-// trip, because they read ever new ones, or more than they may own. A deletion that covers the claim prefix is divided in two, to spare
-// the claims. If its end was open, etcd then refuses as a duplicate a put, in the
-// same transaction, of a key in the first part.
+// trip, because they read ever new ones, or more than they may own. A deletion that
+// covers the claim prefix is divided in two, to spare the claims. If its end was open,
+// etcd then refuses as a duplicate a put, in the same transaction, of a key in the
+// first part.
 //
 // Guards also take bytes, a few times the length of each key to be written: a
 // write that comes that close to etcd's limit on the size of requests gets

@@ -1,0 +1,106 @@
+// Package metrics tells Prometheus what a [leasing.KV] has done, and how it stands:
+// everything in its [leasing.Stats]. It is a module of its own, so that package
+// leasing does not depend on Prometheus.
+//
+//	registry := prometheus.NewRegistry() // or prometheus.DefaultRegisterer
+//	if err := registry.Register(metrics.NewCollector(kv)); err != nil {
+//		log.Fatal(err)
+//	}
+//
+// Two KVs of one process are told apart by a label: see [ConstLabels].
+//
+// A Grafana dashboard for these metrics is docs/grafana.json in the repository.
+//
+// # Metrics
+//
+// Counters begin at 0 with the KV. Every metric is there at every scrape, with all
+// reasons and outcomes, also with those that never came. Two counters of one scrape may
+// differ by what was under way.
+//
+//	leasing_hits_total              gets, and transactions, that were answered from memory
+//	leasing_forwards_total          reads that were sent to etcd, by reason
+//
+//	leasing_writes_total            puts, deletions and writing transactions that were applied
+//	leasing_takeovers_total         those of them that had to wait for another owner
+//	leasing_takeover_wait_seconds   how long those took; a histogram
+//	leasing_unknown_outcomes_total  writes of which it is not known whether they were applied
+//
+//	leasing_entries                 keys that are owned
+//	leasing_bytes                   about how much memory they take: see Config.MaxBytes
+//	leasing_claims_total            keys that were to be claimed, by outcome
+//	leasing_claim_seconds           from a read that begins a claim to its reply; a histogram
+//	leasing_revokes_sent_total      keys that other owners were asked for
+//	leasing_revokes_answered_total  keys of this KV that others asked for
+//	leasing_yields_total            claims of this KV that were deleted, confirmed
+//	leasing_evictions_total         keys given up because of Config.MaxKeys or Config.MaxBytes
+//	leasing_idle_total              keys given up because of Config.IdleTimeout
+//	leasing_lost_total              owned keys whose claim went without this KV's doing: its lease was
+//	                                over, or somebody deleted it
+//	leasing_strangers_total         owned keys that a stranger wrote: see Config.WatchData
+//
+//	leasing_leases                  live leases that claims hang on
+//	leasing_to_deadline_seconds     until the first of them is over if it is not renewed; 0 without one
+//	leasing_round_trip_seconds      how long the latest renewal of a lease took; 0 before the first
+//	leasing_watch_restarts_total    how often the watch on the claims had to be made anew
+//	leasing_events_lost_total       events that Config.OnEvent was not told of
+//
+// The reasons of leasing_forwards_total:
+//
+//	kind        ranges, historical reads and the like, which are always sent
+//	foreign     somebody else owns the key
+//	resting     the key was given back, or refused, a short time ago
+//	writing     a write of this KV to the key is under way
+//	no_session  nothing could be claimed: no lease, no watch, or etcd does not answer claims
+//	seldom      the key was not read often enough to be claimed: see Config.ClaimAfter
+//	claim       the claim came to nothing, or its reply could not be shared
+//
+// The outcomes of leasing_claims_total:
+//
+//	made        the key is this KV's
+//	foreign     somebody else has the key
+//	refused     the key carries a lease of its own, or etcd gave an error
+//	dropped     it was not sent, as nothing is claimed at the time
+//	unknown     it is not known whether it was made; then the claim is deleted
+//
+// # Hit ratio
+//
+// The share of reads that are answered from memory, without those of the kind that never
+// are, and without reads that get their answer from the reply to a claim.
+//
+//	sum by (instance) (rate(leasing_hits_total[5m]))
+//	  / (sum by (instance) (rate(leasing_hits_total[5m]))
+//	    + sum by (instance) (rate(leasing_forwards_total{reason!="kind"}[5m])))
+//
+// # Alerts
+//
+// In jeopardy nothing is owned, and reads go to etcd. While renewals succeed, a lease
+// has two thirds or more of its TTL left, less a margin: 38 s of the 60 s that Config.TTL
+// is by itself. Less than 30 s mean that renewals fail. Without a live lease the metric
+// is 0, so that one condition is for both. For other TTLs, take half of them.
+//
+//	leasing_to_deadline_seconds < 30
+//	sum by (instance) (rate(leasing_forwards_total{reason="no_session"}[5m])) > 0
+//
+// Nothing is owned though keys are read: a KV without rights to the claims, say.
+//
+//	leasing_entries == 0 and on (instance) sum by (instance) (rate(leasing_forwards_total[5m])) > 1
+//
+// Callers got an error for a write that etcd may have applied.
+//
+//	increase(leasing_unknown_outcomes_total[10m]) > 0
+//
+// Claims went while their keys were owned: leases were over, or somebody deletes claims
+// or revokes leases by hand.
+//
+//	increase(leasing_lost_total[10m]) > 0
+//
+// A program writes owned keys and does not use the protocol: reads from memory are not
+// linearizable for what it writes. It is noticed only under Config.WatchData.
+//
+//	increase(leasing_strangers_total[10m]) > 0
+//
+// One of a hundred writes that had to wait for another owner took more than 2 s: owners
+// are slow to yield, or cut off, which takes up to the TTL. The last bound is 65.5 s.
+//
+//	histogram_quantile(0.99, sum by (le) (rate(leasing_takeover_wait_seconds_bucket[10m]))) > 2
+package metrics

@@ -1,0 +1,54 @@
+package metrics_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/etcd-leasing/leasing"
+	"github.com/etcd-leasing/leasing/internal/memetcd"
+	"github.com/etcd-leasing/leasing/metrics"
+)
+
+func ExampleNewCollector() {
+	srv := memetcd.New(memetcd.Options{}) // stands for a real etcd
+	defer srv.Close()
+	cl := srv.NewClient("example")
+	defer cl.Close()
+	ctx := context.Background()
+	kv, err := leasing.New(ctx, cl, leasing.Config{Prefix: "leasing/"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer kv.Close()
+
+	registry := prometheus.NewRegistry() // or prometheus.DefaultRegisterer
+	if err := registry.Register(metrics.NewCollector(kv)); err != nil {
+		log.Fatal(err)
+	}
+
+	kv.Get(ctx, "greeting") // claims the key
+	kv.Get(ctx, "greeting") // from memory
+	families, err := registry.Gather()
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "leasing_hits_total" {
+			fmt.Println(f.GetName(), f.Metric[0].Counter.GetValue())
+		}
+	}
+	// Output: leasing_hits_total 1
+}
+
+// Two KVs of one process.
+func ExampleConstLabels() {
+	var users, orders *leasing.KV // opened as in the other example
+
+	prometheus.MustRegister(
+		metrics.NewCollector(users, metrics.ConstLabels(prometheus.Labels{"kv": "users"})),
+		metrics.NewCollector(orders, metrics.ConstLabels(prometheus.Labels{"kv": "orders"})),
+	)
+}
