@@ -16,6 +16,7 @@ type Embedded struct {
 	etcd *embed.Etcd
 	grpc []*grpc.Server
 	url  string
+	log  zap.AtomicLevel
 }
 
 // StartEmbedded starts an etcd that keeps its data in dir and listens on the loopback
@@ -35,14 +36,14 @@ func StartEmbedded(ctx context.Context, dir, addr string, log *zap.Logger) (*Emb
 	if err != nil {
 		return nil, err
 	}
-	e := &Embedded{url: "http://" + addr}
+	e := &Embedded{url: "http://" + addr, log: zap.NewAtomicLevelAt(zap.ErrorLevel)}
 	cfg := embed.NewConfig()
 	cfg.Dir = dir
 	cfg.ListenClientUrls = []url.URL{{Scheme: "http", Host: addr}}
 	cfg.ListenPeerUrls = []url.URL{{Scheme: "http", Host: peer}}
 	cfg.AdvertiseClientUrls, cfg.AdvertisePeerUrls = cfg.ListenClientUrls, cfg.ListenPeerUrls
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log.Named("etcd").WithOptions(zap.IncreaseLevel(zap.WarnLevel)))
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log.Named("etcd").WithOptions(zap.IncreaseLevel(e.log)))
 	cfg.ServiceRegister = func(s *grpc.Server) { e.grpc = append(e.grpc, s) }
 	if e.etcd, err = embed.StartEtcd(cfg); err != nil {
 		return nil, fmt.Errorf("proxy: cannot start an etcd in %s at %s: %w", dir, addr, err)
@@ -63,6 +64,7 @@ func (e *Embedded) URL() string { return e.url }
 
 // Close stops the etcd, whoever still talks to it. Its data stays.
 func (e *Embedded) Close() {
+	e.log.SetLevel(zap.FatalLevel) // it calls its own end an error
 	for _, s := range e.grpc {
 		s.Stop() // it would wait for watches, which never end
 	}

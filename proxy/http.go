@@ -12,18 +12,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/etcdhttp"
+
+	"github.com/etcd-leasing/leasing/metrics"
 )
 
 // healthTimeout is how long etcd may take to answer for the proxy's health.
 const healthTimeout = time.Second
 
-// Handler serves the metrics of the process and of the gRPC server, and what
+// Handler serves the metrics of the KV, the process and the gRPC server, and what
 // Config.Gatherer has, at /metrics; whether etcd answers a linearizable read at
 // /health, in etcd's words; and at /readyz whether the proxy also serves. Paths that
 // extra names are served by its handlers.
 func (s *Server) Handler(extra map[string]http.Handler) http.Handler {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(s.metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(metrics.NewCollector(s.kv), s.metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	gatherers := prometheus.Gatherers{reg}
 	if s.cfg.Gatherer != nil {
 		gatherers = append(gatherers, s.cfg.Gatherer)
