@@ -28,7 +28,7 @@ func TestHitAllocations(t *testing.T) {
 		budget float64
 	}{
 		{"read", get, 1},
-		{"transaction, with its arguments", txn, 20},
+		{"transaction, with its arguments", txn, 17},
 	} {
 		n := testing.AllocsPerRun(1000, func() {
 			if err := tt.op(); err != nil {

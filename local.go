@@ -98,6 +98,13 @@ type opReply struct {
 	rangeReply
 }
 
+// smallTxnReply is a reply to a transaction of few operations, with the replies to
+// these, in one piece of memory.
+type smallTxnReply struct {
+	txnReply
+	ops [2]opReply
+}
+
 // txn decides and answers a transaction from the view. It is nil if something
 // is not in the view, or would be written.
 //
@@ -118,20 +125,36 @@ func (v *localView) txn(cmps []clientv3.Cmp, then, els []clientv3.Op) *etcdserve
 	if !succeeded {
 		then = els
 	}
-	r := new(txnReply)
+	r, room := newTxnReply(len(then))
 	r.resp.Header, r.resp.Succeeded = &r.hdr, succeeded
 	if len(then) > 0 {
 		r.resp.Responses = append(r.few[:0], make([]*etcdserverpb.ResponseOp, len(then))...)
 	}
 	for i := range then {
-		if r.resp.Responses[i] = v.answer(&then[i]); r.resp.Responses[i] == nil {
+		var own *opReply
+		if i < len(room) {
+			own = &room[i]
+		}
+		if r.resp.Responses[i] = v.answer(&then[i], own); r.resp.Responses[i] == nil {
 			return nil
 		}
 	}
 	return &r.resp
 }
 
-func (v *localView) answer(op *clientv3.Op) *etcdserverpb.ResponseOp {
+// newTxnReply returns a reply for n operations, and room for the replies to these if
+// they are few.
+func newTxnReply(n int) (*txnReply, []opReply) {
+	if n > len(smallTxnReply{}.ops) {
+		return new(txnReply), nil
+	}
+	r := new(smallTxnReply)
+	return &r.txnReply, r.ops[:]
+}
+
+// answer answers an operation, in r if that is not nil. It is nil if the operation needs
+// etcd.
+func (v *localView) answer(op *clientv3.Op, r *opReply) *etcdserverpb.ResponseOp {
 	if op.IsTxn() {
 		if t := v.txn(op.Txn()); t != nil {
 			return &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponseTxn{ResponseTxn: t}}
@@ -145,7 +168,9 @@ func (v *localView) answer(op *clientv3.Op) *etcdserverpb.ResponseOp {
 	if s == nil {
 		return nil
 	}
-	r := new(opReply)
+	if r == nil {
+		r = new(opReply)
+	}
 	fill(&r.rangeReply, shapeOf(op), op.KeyBytes(), s)
 	r.wrap.ResponseRange = &r.resp
 	r.op.Response = &r.wrap

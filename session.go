@@ -78,7 +78,7 @@ type session struct {
 	deafened bool               // the watch was refused, and that has been logged
 	denials  bool               // a claim was refused for lack of rights, and that has been logged
 	ended    bool               // nothing is claimed any more
-	standing standing
+	standing Event              // the latest of the session
 	leases   []*lease
 	ids      map[clientv3.LeaseID]struct{} // every lease of ours that may hold claims
 	retired  []clientv3.LeaseID            // leases to be revoked

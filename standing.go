@@ -5,19 +5,44 @@ import (
 	"sync/atomic"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// standing is whether the session can own keys.
-type standing uint8
+// Standing returns the latest event of the session: whether keys can be owned, since
+// when, and why. Its Kind is zero if none could be owned yet. The session notices a
+// deadline that has passed when it comes to look, so Leases may be empty a moment before.
+func (kv *KV) Standing() Event {
+	s := kv.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.standing
+}
 
-const (
-	unborn   standing = iota // not yet
-	valid                    // some lease is live
-	jeopardy                 // none is, but one may be granted again
-	lost                     // for good
-)
+// LeaseStatus is a lease that claims hang on.
+type LeaseStatus struct {
+	ID         clientv3.LeaseID
+	Claims     int           // claims that hang on it, or may do so: those under way are counted
+	ToDeadline time.Duration // until it is over if it is not renewed
+}
+
+// Leases returns the leases that are live, in the order in which they were granted.
+// There is one for each 1,000 keys, or for each 100 with password authentication.
+func (kv *KV) Leases() []LeaseStatus {
+	s, now := kv.session, time.Now()
+	s.mu.Lock()
+	leases := slices.Clone(s.leases)
+	s.mu.Unlock()
+	var out []LeaseStatus
+	for _, l := range leases {
+		rest := l.deadline().Sub(now) // before it is known to be live: it may end meanwhile
+		if l.live(now) {
+			out = append(out, LeaseStatus{ID: l.id, Claims: -s.cache.room(l, 0), ToDeadline: rest})
+		}
+	}
+	return out
+}
 
 // judge takes note of it, and tells, when the session can own keys or cannot any
 // more. It is called by whoever may have changed that.
@@ -26,16 +51,19 @@ func (s *session) judge(why string) {
 	s.mu.Lock()
 	live := slices.ContainsFunc(s.leases, func(l *lease) bool { return l.live(now) })
 	kind := EventKind(0)
-	switch {
-	case s.standing == lost:
+	switch was := s.standing.Kind; {
+	case was == SessionLost:
 	case s.ended:
-		s.standing, kind = lost, SessionLost
-	case live && s.standing == unborn:
-		s.standing, kind = valid, SessionValid
-	case live && s.standing == jeopardy:
-		s.standing, kind = valid, SessionRecovered
-	case !live && s.standing == valid:
-		s.standing, kind = jeopardy, SessionJeopardy
+		kind = SessionLost
+	case live && was == 0:
+		kind = SessionValid
+	case live && was == SessionJeopardy:
+		kind = SessionRecovered
+	case !live && (was == SessionValid || was == SessionRecovered):
+		kind = SessionJeopardy
+	}
+	if kind != 0 {
+		s.standing = Event{Kind: kind, Time: now, Why: why}
 	}
 	s.mu.Unlock()
 	if kind == 0 {
@@ -55,10 +83,11 @@ func (s *session) census(now time.Time) (n int, rest time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.leases {
+		d := l.deadline().Sub(now) // before it is known to be live: it may end meanwhile
 		if !l.live(now) {
 			continue
 		}
-		if d := l.deadline().Sub(now); n == 0 || d < rest {
+		if n == 0 || d < rest {
 			rest = d
 		}
 		n++

@@ -37,6 +37,11 @@ type Stats struct {
 	TakeoverWait Histogram // how long writes waited for other owners
 }
 
+// Misses is how many reads etcd had to answer that might have been hits: those that were
+// sent to it, but for the kind that always is, and one for each claim, which reads its
+// key. Claims of Prefetch count as well.
+func (s Stats) Misses() uint64 { return s.Forwards.Total() - s.Forwards.Kind + s.Claims.Made }
+
 // Claims counts claims, or rather the keys that were to be claimed.
 type Claims struct {
 	Made    uint64 // the key was ours

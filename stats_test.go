@@ -287,3 +287,16 @@ func TestTopKeysAreBounded(t *testing.T) {
 		t.Errorf("best: %v", best)
 	}
 }
+
+// A miss is a read that might have been a hit: not of the kind that never is, nor one that
+// found that somebody else has the key, which is forwarded besides.
+func TestMisses(t *testing.T) {
+	s := Stats{
+		Hits:     1000,
+		Forwards: Forwards{Kind: 1, Foreign: 2, Resting: 4, Writing: 8, NoSession: 16, Seldom: 32, Claim: 64},
+		Claims:   Claims{Made: 128, Foreign: 256, Refused: 512, Dropped: 1024, Unknown: 2048},
+	}
+	if n := s.Misses(); n != 254 {
+		t.Errorf("%d misses", n)
+	}
+}

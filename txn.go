@@ -22,8 +22,9 @@ type txn struct {
 	mu        sync.Mutex // guards the rest
 	step      step
 	cmps      []clientv3.Cmp
-	few       [2]clientv3.Cmp // where cmps are, if they are few
 	then, els []clientv3.Op
+	fewCmps   [2]clientv3.Cmp // where cmps are, if they are few
+	fewOps    [2]clientv3.Op  // where then is
 }
 
 // step is how far a txn has been built.
@@ -48,7 +49,7 @@ func (t *txn) If(cs ...clientv3.Cmp) clientv3.Txn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.advance(hasIf, "If")
-	t.cmps = t.few[:0]
+	t.cmps = t.fewCmps[:0]
 	for i := range cs {
 		t.cmps = append(t.cmps, cloneCmp(&cs[i]))
 	}
@@ -60,7 +61,7 @@ func (t *txn) Then(ops ...clientv3.Op) clientv3.Txn {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.advance(hasThen, "Then")
-	t.then = slices.Clone(ops)
+	t.then = append(t.fewOps[:0], ops...)
 	return t
 }
 

@@ -64,12 +64,13 @@
 //
 // # Hit ratio
 //
-// The share of reads that are answered from memory, without those of the kind that never
-// are, and without reads that get their answer from the reply to a claim.
+// The share of hits in hits and misses, which are those of [leasing.Stats.Misses]: reads
+// that were sent to etcd, but for the kind that always is, and claims.
 //
 //	sum by (instance) (rate(leasing_hits_total[5m]))
 //	  / (sum by (instance) (rate(leasing_hits_total[5m]))
-//	    + sum by (instance) (rate(leasing_forwards_total{reason!="kind"}[5m])))
+//	    + sum by (instance) (rate(leasing_forwards_total{reason!="kind"}[5m]))
+//	    + sum by (instance) (rate(leasing_claims_total{outcome="made"}[5m])))
 //
 // # Alerts
 //

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -12,7 +13,9 @@ type cost struct{ ns, allocs, bytes float64 }
 // less returns what c takes beyond o.
 func (c cost) less(o cost) cost { return cost{c.ns - o.ns, c.allocs - o.allocs, c.bytes - o.bytes} }
 
-// cost does op again and again, one after the other, and returns the mean.
+// cost does op again and again, one after the other, and returns the mean. Allocations
+// are counted in whole numbers, as go test does: what the client does in the background
+// makes a few, too.
 func (e *env) cost(op func(i int)) cost {
 	for i := range 1000 {
 		op(i)
@@ -31,7 +34,7 @@ func (e *env) cost(op func(i int)) cost {
 	ns := float64(time.Since(begin))
 	runtime.ReadMemStats(&after)
 	each := func(total float64) float64 { return total / float64(n) }
-	return cost{each(ns), each(float64(after.Mallocs - before.Mallocs)), each(float64(after.TotalAlloc - before.TotalAlloc))}
+	return cost{each(ns), math.Floor(each(float64(after.Mallocs - before.Mallocs))), each(float64(after.TotalAlloc - before.TotalAlloc))}
 }
 
 // latencies does op for each key, one after the other, and returns how long
@@ -44,6 +47,23 @@ func (e *env) latencies(keys []string, op func(key string)) []float64 {
 		begin := time.Now()
 		op(k)
 		all[i] = float64(time.Since(begin))
+	}
+	return all
+}
+
+// inTurn does all ops for each key, one after the other, and returns how long each of
+// them took. The disk is not the same from one second to the next: what is done in turn
+// can be compared.
+func (e *env) inTurn(keys []string, ops ...func(key string)) [][]float64 {
+	runtime.GC()
+	defer e.profile()()
+	all := make([][]float64, len(ops))
+	for _, k := range keys {
+		for i, op := range ops {
+			begin := time.Now()
+			op(k)
+			all[i] = append(all[i], float64(time.Since(begin)))
+		}
 	}
 	return all
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"time"
-
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcd-leasing/leasing/integration/internal/contender"
@@ -16,16 +14,24 @@ const (
 	takeoverLatency = "takeover"
 )
 
-const putInTurn = "a put by the plain client, in turn with these, p50"
+// What the plain client does in turn with what is measured.
+const (
+	putInTurn      = "a put by the plain client, in turn with first gets, p50"
+	freePutInTurn  = "a put by the plain client, in turn with those of unclaimed keys, p50"
+	ownedPutInTurn = "a put by the plain client, in turn with those of owned keys, p50"
+)
 
 // singleExperiments measure one operation after the other.
 func singleExperiments() []*experiment {
 	return []*experiment{
 		{measure: measurePut, rows: []*row{
-			{name: "put of an unclaimed key, p50", unit: nanoseconds, want: mostOf(1.1, 0)},
+			{name: "put of an unclaimed key, p50", unit: nanoseconds, want: mostOfRow(1.1, freePutInTurn, contender.Ours, "plain put in turn")},
+			{name: freePutInTurn, unit: nanoseconds},
+			{name: "the guarded transaction of such a put by the plain client, in turn with these, p50", unit: nanoseconds, note: "so much is etcd's and its client's"},
 		}},
 		{measure: measureOwnedPut, rows: []*row{
-			{name: "put of an owned key, p50", unit: nanoseconds, want: mostOf(1.1, 0)},
+			{name: "put of an owned key, p50", unit: nanoseconds, want: mostOfRow(1.1, ownedPutInTurn, contender.Ours, "plain put in turn")},
+			{name: ownedPutInTurn, unit: nanoseconds},
 		}},
 		{measure: measureHit, rows: []*row{
 			{name: "get of an owned key, p50", unit: nanoseconds, note: "timed one by one, which counts reading the clock"},
@@ -47,15 +53,29 @@ func singleExperiments() []*experiment {
 
 func p50(latencies []float64) []float64 { return []float64{percentile(latencies, 50)} }
 
+func p50s(all [][]float64) (medians []float64) {
+	for _, latencies := range all {
+		medians = append(medians, percentile(latencies, 50))
+	}
+	return medians
+}
+
 func measurePut(e *env) []float64 {
 	p := e.party()
 	e.put(p, "warm")
-	return p50(e.latencies(e.keys('k', e.sizes.singles), func(k string) { e.put(p, k) }))
+	return p50s(e.inTurn(e.keys('k', e.sizes.singles),
+		func(k string) { e.put(p, k) },
+		func(k string) { e.put(e.plain(), "p"+k) },
+		func(k string) { e.guardedPut("b" + k) },
+	))
 }
 
 func measureOwnedPut(e *env) []float64 {
 	p, keys := e.owner('k', e.sizes.singles, 16)
-	return p50(e.latencies(keys, func(k string) { e.put(p, k) }))
+	return p50s(e.inTurn(keys,
+		func(k string) { e.put(p, k) },
+		func(k string) { e.put(e.plain(), "p"+k) },
+	))
 }
 
 func measureHit(e *env) []float64 {
@@ -65,29 +85,34 @@ func measureHit(e *env) []float64 {
 	return p50(all)
 }
 
-// measureClaim claims keys, and in turn with that has the plain client put others
-// and send the transaction that a claim is. The disk is not the same from one second
-// to the next.
 func measureClaim(e *env) []float64 {
 	p, keys := e.party(), e.keys('k', e.sizes.singles)
 	e.fill(keys, 16)
 	e.get(p, "warm")
 	lease, err := e.plain().Grant(e.ctx, int64(ttl.Seconds()))
 	e.must(err)
-	var claims, puts, bare []float64
-	timed := func(all *[]float64, op func()) {
-		begin := time.Now()
-		op()
-		*all = append(*all, float64(time.Since(begin)))
+	all := e.inTurn(keys,
+		func(k string) { e.get(p, k) },
+		func(k string) { e.put(e.plain(), "p"+k) },
+		func(k string) { e.claim("b"+k, lease.ID) },
+	)
+	e.keep(claimLatency, all[0])
+	return p50s(all)
+}
+
+// guardedPut has the plain client put a key that nobody claims, as all who share the
+// format of claims do.
+func (e *env) guardedPut(key string) {
+	claim := contender.Prefix + key
+	resp, err := e.plain().Txn(e.ctx).
+		If(clientv3.Compare(clientv3.CreateRevision(claim), "=", 0)).
+		Then(clientv3.OpPut(key, value)).
+		Else(clientv3.OpGet(claim)).
+		Commit()
+	e.must(err)
+	if !resp.Succeeded {
+		e.fail("%q is claimed", key)
 	}
-	defer e.profile()()
-	for _, k := range keys {
-		timed(&claims, func() { e.get(p, k) })
-		timed(&puts, func() { e.put(e.plain(), "p"+k) })
-		timed(&bare, func() { e.claim("b"+k, lease.ID) })
-	}
-	e.keep(claimLatency, claims)
-	return []float64{percentile(claims, 50), percentile(puts, 50), percentile(bare, 50)}
 }
 
 // claim has the plain client claim a key, as all who share the format of claims do.
