@@ -71,7 +71,7 @@ func newSettings(out io.Writer) *settings {
 
 	f.StringSliceVar(&s.endpoints, "endpoints", []string{"127.0.0.1:2379"}, "`addresses` of etcd, separated by commas; http:// or https:// may stand before each")
 	f.StringVar(&s.listen, "listen-addr", "127.0.0.1:23790", "`address` to serve clients at")
-	f.StringVar(&s.metrics, "metrics-addr", "", "`address` to serve /metrics, /health and /readyz at, in the clear; none if empty")
+	f.StringVar(&s.metrics, "metrics-addr", "", "`address` to serve /metrics, /health, /readyz and the page /debug/leasing at, in the clear and to anybody; none if empty")
 	f.StringVar(&s.advertise, "advertise-client-url", "", "`url` to show as the only member, so that clients that ask etcd for its endpoints stay here; etcd's members if empty")
 	f.StringVar(&s.prefix, "leasing-prefix", "leasing/", "`prefix` of the claims in etcd, outside of the namespace; the same for every proxy and library that writes the data")
 	f.StringVar(&s.namespace, "namespace", "", "`prefix` that is put before every key of clients, and taken off what they are shown")

@@ -12,7 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
+	buildinfo "runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/etcd-leasing/leasing/debug"
 	"github.com/etcd-leasing/leasing/proxy"
 )
 
@@ -93,12 +94,12 @@ func serve(ctx context.Context, s *settings, log *zap.Logger) error {
 	}
 	failed := make(chan error, 2)
 	if s.metrics != "" {
-		web, err := serveHTTP(p, s.metrics, failed)
+		end, err := serveHTTP(p, s.metrics, failed)
 		if err != nil {
 			p.Stop(0)
 			return fmt.Errorf("--metrics-addr: %w", err)
 		}
-		defer web.Close() // last, so that /readyz can tell that the proxy stops
+		defer end() // last, so that /readyz can tell that the proxy stops
 		log.Info("serving metrics", zap.String("address", s.metrics))
 	}
 	defer p.Stop(s.stop)
@@ -112,19 +113,21 @@ func serve(ctx context.Context, s *settings, log *zap.Logger) error {
 	}
 }
 
-// serveHTTP serves what is not for etcd's clients.
-func serveHTTP(p *proxy.Server, addr string, failed chan<- error) (*http.Server, error) {
+// serveHTTP serves what is not for etcd's clients. The function that it returns ends
+// that.
+func serveHTTP(p *proxy.Server, addr string, failed chan<- error) (end func(), err error) {
 	l, err := net.Listen("tcp", strings.TrimPrefix(addr, "http://"))
 	if err != nil {
 		return nil, err
 	}
-	web := &http.Server{Handler: p.Handler(nil), ReadHeaderTimeout: 5 * time.Second}
+	page := debug.New(p.KV())
+	web := &http.Server{Handler: p.Handler(map[string]http.Handler{"/debug/leasing": page}), ReadHeaderTimeout: 5 * time.Second}
 	go func() {
 		if err := web.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			failed <- err
 		}
 	}()
-	return web, nil
+	return func() { web.Close(); page.Close() }, nil
 }
 
 // embeddedAddr is where the embedded etcd is to listen; empty means anywhere.
@@ -137,7 +140,7 @@ func (s *settings) embeddedAddr() string {
 
 func versions() string {
 	own := "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
+	if info, ok := buildinfo.ReadBuildInfo(); ok {
 		own = info.Main.Version
 	}
 	return fmt.Sprintf("leasing-proxy: %s\netcd API: %s\nGo: %s %s/%s", own, version.APIVersion, runtime.Version(), runtime.GOOS, runtime.GOARCH)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -178,7 +179,16 @@ func TestSecondSignal(t *testing.T) {
 func TestEmbedded(t *testing.T) {
 	dir := t.TempDir()
 	for i, want := range []int64{0, 1} {
-		p := launch(t, nil, "--embedded", dir, "--metrics-addr", freeAddr(t))
+		web := freeAddr(t)
+		p := launch(t, nil, "--embedded", dir, "--metrics-addr", web)
+		for _, path := range []string{"/metrics", "/health", "/readyz", "/debug/leasing"} {
+			if resp, err := http.Get("http://" + web + path); err != nil || resp.StatusCode != http.StatusOK {
+				t.Errorf("%s: %v, %v", path, resp, err)
+			} else {
+				resp.Body.Close()
+			}
+		}
+		http.DefaultClient.CloseIdleConnections()
 		cl, ctx := client(t, p.addr)
 		if resp, err := cl.Get(ctx, "k"); err != nil || resp.Count != want {
 			t.Errorf("start %d: %v, %v", i, resp, err)
