@@ -30,7 +30,7 @@ func (s *Server) Handler(extra map[string]http.Handler) http.Handler {
 	if s.cfg.Gatherer != nil {
 		gatherers = append(gatherers, s.cfg.Gatherer)
 	}
-	health := etcdhttp.NewHealthHandler(s.cfg.Logger, func(ctx context.Context, _ etcdhttp.StringSet, _ bool) etcdhttp.Health { return s.health(ctx) })
+	health := etcdhttp.NewHealthHandler(s.cfg.Logger, func(ctx context.Context, _ etcdhttp.StringSet, _ bool) etcdhttp.Health { return s.checkEtcd(ctx) })
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(gatherers, promhttp.HandlerOpts{}))
 	mux.Handle("/health", health)
@@ -47,8 +47,8 @@ func (s *Server) Handler(extra map[string]http.Handler) http.Handler {
 	return mux
 }
 
-// health asks etcd for a key. A refusal for lack of rights is an answer, too.
-func (s *Server) health(ctx context.Context) etcdhttp.Health {
+// checkEtcd asks etcd for a key. A refusal for lack of rights is an answer, too.
+func (s *Server) checkEtcd(ctx context.Context) etcdhttp.Health {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
 	err := s.askAnonymously(ctx)

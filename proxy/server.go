@@ -22,6 +22,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/etcd-leasing/leasing"
@@ -34,6 +36,7 @@ type Server struct {
 	own, pass *clientv3.Client
 	kv        *leasing.KV
 	grpc      *grpc.Server
+	health    *health.Server
 	metrics   *middleware.ServerMetrics
 
 	ctx      context.Context // ends when Stop begins
@@ -101,6 +104,8 @@ func (s *Server) register() error {
 	client.Watcher = kvspace.NewWatcher(tokenWatcher{s.pass.Watcher}, s.cfg.Namespace)
 	v3lockpb.RegisterLockServer(s.grpc, v3lock.NewLockServer(client))
 	v3electionpb.RegisterElectionServer(s.grpc, v3election.NewElectionServer(client))
+	s.health = health.NewServer()
+	healthpb.RegisterHealthServer(s.grpc, s.health)
 	s.metrics.InitializeMetrics(s.grpc)
 	return nil
 }
@@ -163,6 +168,7 @@ func (s *Server) Stop(bound time.Duration) {
 func (s *Server) stop(bound time.Duration) {
 	s.stopping()
 	if s.grpc != nil {
+		s.health.Shutdown()
 		hurry := time.AfterFunc(bound, s.grpc.Stop)
 		s.grpc.GracefulStop()
 		hurry.Stop()
