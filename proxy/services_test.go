@@ -176,24 +176,56 @@ func TestLockAndElection(t *testing.T) {
 	}
 }
 
-// Two users lock through one proxy, each under their own rights.
+// Two users lock through one proxy, each under their own rights, also while they wait.
 func TestLockWithTokens(t *testing.T) {
 	etcd := guarded(t)
 	p := start(t, etcd, asRoot)
 	alice, bob := v3lockpb.NewLockClient(p.client("alice").ActiveConnection()), v3lockpb.NewLockClient(p.client("bob").ActiveConnection())
-	if _, err := alice.Lock(within(t), &v3lockpb.LockRequest{Name: []byte("d/lock")}); err != nil {
-		t.Fatal(err)
+	lock := func(c v3lockpb.LockClient, name string) ([]byte, error) {
+		r, err := c.Lock(within(t), &v3lockpb.LockRequest{Name: []byte(name)})
+		return r.GetKey(), err
 	}
-	if _, err := bob.Lock(within(t), &v3lockpb.LockRequest{Name: []byte("d/lock")}); !errors.Is(rpctypes.Error(err), rpctypes.ErrPermissionDenied) {
-		t.Errorf("bob: %v", err)
+	if _, err := lock(bob, "d/lock"); !errors.Is(rpctypes.Error(err), rpctypes.ErrPermissionDenied) {
+		t.Errorf("bob locks what is not his: %v", err)
 	}
-	if _, err := bob.Lock(within(t), &v3lockpb.LockRequest{Name: []byte("b/lock")}); err != nil {
-		t.Errorf("bob, his own: %v", err)
+	users := map[string]v3lockpb.LockClient{"d/lock": alice, "b/lock": bob}
+	held, done := map[string][]byte{}, make(chan error)
+	for name, user := range users {
+		key, err := lock(user, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		held[name] = key
+		go func() {
+			_, err := lock(user, name)
+			done <- err
+		}()
 	}
-	waits, cancel := context.WithTimeout(within(t), 300*time.Millisecond)
-	defer cancel()
-	if _, err := alice.Lock(waits, &v3lockpb.LockRequest{Name: []byte("d/lock")}); status.Code(err) != codes.DeadlineExceeded {
-		t.Errorf("alice, twice: %v", err)
+	eventually(t, "both wait", func() bool {
+		n := int64(0)
+		for name := range users {
+			resp, err := etcd.Client(0).Get(within(t), name+"/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += resp.Count
+		}
+		return n == 4
+	})
+	select { // a watch that is refused ends the wait at once
+	case err := <-done:
+		t.Fatalf("locked twice: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	for name, user := range users {
+		if _, err := user.Unlock(within(t), &v3lockpb.UnlockRequest{Key: held[name]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range users {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	}
 }
 
