@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -40,6 +41,7 @@ type keeper struct {
 	grant    time.Time // not to grant before
 	grants   backoff
 	refused  bool      // etcd has refused a grant, and that has been logged
+	unwanted seldom    // renewals that etcd refuses, in the log
 	revoke   time.Time // not to revoke before
 	revokes  backoff
 	probe    time.Time // when to ask the watch for a sign of life
@@ -163,7 +165,7 @@ func (k *keeper) grantLease(ctx context.Context) {
 		k.retire(l)
 		return
 	}
-	k.log.Info("leasing: lease granted", zap.Int64("lease", int64(l.id)), zap.Int64("ttl-seconds", resp.TTL))
+	k.log.Info("leasing: lease granted", leaseField(l.id), zap.Int64("ttl-seconds", resp.TTL))
 	k.judge("a lease was granted")
 	k.readyOnce.Do(func() { close(k.ready) })
 }
@@ -175,8 +177,12 @@ func (k *keeper) renew(ctx context.Context, l *lease) {
 	switch {
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):
 		k.drop(l, "etcd no longer has it")
+	case errors.Is(err, rpctypes.ErrPermissionDenied):
+		k.log.Log(k.unwanted.level(now, zap.WarnLevel), "leasing: etcd refuses to renew a lease, its keys are given up at its deadline",
+			leaseField(l.id), zap.Error(err))
+		l.retryAt(now)
 	case err != nil:
-		k.log.Debug("leasing: renewal failed, will be tried again", zap.Int64("lease", int64(l.id)), zap.Error(err))
+		k.log.Debug("leasing: renewal failed, will be tried again", leaseField(l.id), zap.Error(err))
 		l.retryAt(now)
 	case !l.renew(sent, now, time.Duration(resp.TTL)*time.Second):
 		k.drop(l, "it was renewed too late")
@@ -289,7 +295,7 @@ func (s *session) revokeRetired(ctx context.Context) bool {
 		began := time.Now()
 		_, err := s.lessor.Revoke(ctx, id)
 		if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
-			s.log.Debug("leasing: cannot revoke a lease", zap.Int64("lease", int64(id)), zap.Error(err))
+			s.log.Debug("leasing: cannot revoke a lease", leaseField(id), zap.Error(err))
 			if !isAnswer(err) {
 				return false
 			}
@@ -306,4 +312,9 @@ func (s *session) revokeRetired(ctx context.Context) bool {
 		}
 	}
 	return all
+}
+
+// leaseField names a lease in the log, as etcd and etcdctl do.
+func leaseField(id clientv3.LeaseID) zap.Field {
+	return zap.String("lease", strconv.FormatInt(int64(id), 16))
 }

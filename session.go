@@ -287,7 +287,7 @@ func (s *session) drop(l *lease, why string) {
 	}
 	s.mu.Unlock()
 	if found {
-		s.log.Info("leasing: lease is over, its keys are dropped", zap.String("why", why), zap.Int64("lease", int64(l.id)))
+		s.log.Info("leasing: lease is over, its keys are dropped", zap.String("why", why), leaseField(l.id))
 		s.retire(l)
 		s.judge(why)
 	}

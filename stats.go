@@ -16,6 +16,7 @@ type Stats struct {
 
 	Writes          uint64 // puts, deletions and writing transactions that were applied
 	Takeovers       uint64 // those of them that had to wait for another owner
+	GaveUp          uint64 // writes that ended with an error after they had to wait for another owner
 	UnknownOutcomes uint64 // writes of which it is not known whether they were applied
 	RevokesSent     uint64 // keys that others were asked for
 	RevokesAnswered uint64 // keys of ours that others asked for
@@ -96,7 +97,7 @@ func (kv *KV) Stats() Stats {
 		Writing: c.forwards[forWriting].Load(), NoSession: c.forwards[forNoSession].Load(),
 		Seldom: c.forwards[forSeldom].Load(), Claim: c.forwards[forClaim].Load(),
 	}
-	s.Writes, s.Takeovers, s.UnknownOutcomes = c.writes.Load(), c.takeovers.Load(), c.unknowns.Load()
+	s.Writes, s.Takeovers, s.GaveUp, s.UnknownOutcomes = c.writes.Load(), c.takeovers.Load(), c.gaveUp.Load(), c.unknowns.Load()
 	s.RevokesSent, s.RevokesAnswered = c.revokesSent.Load(), c.revokesAnswered.Load()
 	s.Yields, s.Evictions, s.Lost = c.yields.Load(), c.evictions.Load(), c.lost.Load()
 	s.Idle = c.idled.Load()
@@ -114,7 +115,7 @@ type counters struct {
 	forwards [reasons]atomic.Uint64
 
 	claimsMade, claimsForeign, claimsRefused, claimsDropped, claimsUnknown atomic.Uint64
-	writes, takeovers, unknowns                                            atomic.Uint64
+	writes, takeovers, gaveUp, unknowns                                    atomic.Uint64
 	revokesSent, revokesAnswered, yields, evictions, idled, lost           atomic.Uint64
 	strangers, eventsLost, watchRestarts                                   atomic.Uint64
 	hot, contended                                                         topKeys
@@ -138,13 +139,18 @@ func (c *counters) claim(cl *claim, r claimReply) {
 	}
 }
 
-// write counts one that was applied, and how long it took if it had to wait for other
+// write counts one that is over, and how long it took if it had to wait for other
 // owners.
-func (c *counters) write(waited bool, took time.Duration) {
-	c.writes.Add(1)
-	if waited {
-		c.takeovers.Add(1)
-		c.takeoverWait.add(took)
+func (c *counters) write(applied, waited bool, took time.Duration) {
+	switch {
+	case applied:
+		c.writes.Add(1)
+		if waited {
+			c.takeovers.Add(1)
+			c.takeoverWait.add(took)
+		}
+	case waited:
+		c.gaveUp.Add(1)
 	}
 }
 

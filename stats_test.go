@@ -300,3 +300,28 @@ func TestMisses(t *testing.T) {
 		t.Errorf("%d misses", n)
 	}
 }
+
+// A write that had to wait and came to nothing is counted, whether it asked first or not.
+func TestGaveUpWaiting(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		other, conn := r.other("other", 0)
+		defer other.Close()
+		defer conn.Heal()
+		if _, err := other.Get(t.Context(), "theirs"); err != nil {
+			t.Fatal(err)
+		}
+		conn.Cut(memetcd.Both)
+		for _, d := range []time.Duration{50 * time.Millisecond, 3 * time.Second} { // the first is in too much of a hurry to ask first
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			changes := r.changes(func() {
+				if _, err := r.kv.Put(ctx, "theirs", "v"); !errors.Is(err, context.DeadlineExceeded) {
+					t.Error(err)
+				}
+			})
+			cancel()
+			if !strings.Contains(changes, "GaveUp+1") || strings.Contains(changes, "Writes") || strings.Contains(changes, "Takeover") {
+				t.Errorf("within %v: %s", d, changes)
+			}
+		}
+	})
+}

@@ -140,17 +140,18 @@ func (kv *KV) decide(ctx context.Context, cmps []clientv3.Cmp, then, els []clien
 
 // guarded writes: it tries until no claim is in the way. It asks before the first try if
 // asks is set and a claim is known to be.
-func (kv *KV) guarded(ctx context.Context, p *plan, asks bool) (*clientv3.TxnResponse, error) {
+func (kv *KV) guarded(ctx context.Context, p *plan, asks bool) (resp *clientv3.TxnResponse, err error) {
 	pace := backoff{first: 100 * time.Millisecond, last: 2 * time.Second}
 	begin, waited := time.Now(), false
+	defer func() { kv.cache.count.write(resp != nil, waited, time.Since(begin)) }()
 	for tries := 0; ; tries++ {
 		if err := kv.closed(); err != nil {
 			return nil, err
 		}
 		asked := false
 		if tries == 0 && asks {
-			var err error
-			if asked, err = kv.askFirst(ctx, p); err != nil {
+			asked, err = kv.askFirst(ctx, p)
+			if waited = asked; err != nil {
 				return nil, err
 			}
 		}
@@ -158,19 +159,17 @@ func (kv *KV) guarded(ctx context.Context, p *plan, asks bool) (*clientv3.TxnRes
 		if p.single() {
 			known = kv.session.waiters.join(p.points[0])
 		}
-		resp, way, err := kv.try(ctx, p, tries == 0)
+		var way blockers
+		resp, way, err = kv.try(ctx, p, tries == 0)
 		if asked && err != nil && outcomeOf(err) == refused {
 			kv.hush(p)
 		}
-		waited = waited || asked || len(way.claims) > 0
+		waited = waited || len(way.claims) > 0
 		if resp == nil && err == nil {
 			err = kv.clear(ctx, way, known, tries, &pace)
 		}
 		if known != nil {
 			kv.session.waiters.leave(known)
-		}
-		if resp != nil {
-			kv.cache.count.write(waited, time.Since(begin))
 		}
 		if resp != nil || err != nil {
 			return resp, err

@@ -80,6 +80,7 @@ type claims struct {
 type writes struct {
 	Applied         uint64 `json:"applied"`
 	Takeovers       uint64 `json:"takeovers"`
+	GaveUp          uint64 `json:"gave_up"`
 	UnknownOutcomes uint64 `json:"unknown_outcomes"`
 }
 
@@ -114,7 +115,7 @@ func (p *Page) report(now time.Time) report {
 		Owned:   owned{s.Entries, s.Bytes},
 		Reads:   reads{s.Hits, ratio(s.Hits, s.Misses()), forwards(s.Forwards)},
 		Claims:  claims(s.Claims),
-		Writes:  writes{s.Writes, s.Takeovers, s.UnknownOutcomes},
+		Writes:  writes{s.Writes, s.Takeovers, s.GaveUp, s.UnknownOutcomes},
 		Hands: hands{
 			RevokesSent: s.RevokesSent, RevokesAnswered: s.RevokesAnswered, Yields: s.Yields,
 			Evictions: s.Evictions, Idle: s.Idle, Lost: s.Lost, Strangers: s.Strangers,

@@ -117,6 +117,7 @@ func writeTable(w writes) table {
 	return scaled(table{"Writes", "Writes", []row{
 		{Name: "Applied", Means: "puts, deletions and writing transactions", Count: w.Applied},
 		{Name: "Takeovers", Means: "those of them that had to wait for another owner", Count: w.Takeovers},
+		{Name: "Gave up", Means: "writes that ended with an error after they had to wait for another owner", Count: w.GaveUp},
 		{Name: "Unknown outcomes", Means: "it is not known whether they were applied", Count: w.UnknownOutcomes},
 	}})
 }

@@ -35,6 +35,8 @@ func writes() []family {
 			func(s *leasing.Stats) uint64 { return s.Writes }),
 		counter("leasing_takeovers_total", "Writes that were applied, and had to wait for another owner.",
 			func(s *leasing.Stats) uint64 { return s.Takeovers }),
+		counter("leasing_gave_up_total", "Writes that ended with an error after they had to wait for another owner.",
+			func(s *leasing.Stats) uint64 { return s.GaveUp }),
 		counter("leasing_unknown_outcomes_total", "Writes of which it is not known whether they were applied.",
 			func(s *leasing.Stats) uint64 { return s.UnknownOutcomes }),
 		histogram("leasing_takeover_wait_seconds", "How long writes took that had to wait for other owners.",
