@@ -33,16 +33,16 @@ func newOwn(cfg Config) (*clientv3.Client, error) {
 }
 
 // newPass returns the client for what is sent for callers. It has no credentials
-// but those of the caller, and tries nothing again: a caller's client does that, and
-// etcd's would send a token that etcd does not know a hundred times.
+// but those of the caller. What hands these on takes the place of the client's own
+// interceptors: they would send a token that etcd does not know a hundred times, and
+// log each refusal. To try again is for the caller's client.
 func newPass(cfg Config) (*clientv3.Client, error) {
 	ccfg, err := clientConfig(cfg)
 	if err != nil {
 		return nil, err
 	}
-	ccfg.MaxUnaryRetries = 1
 	ccfg.DialOptions = append(ccfg.DialOptions,
-		grpc.WithChainUnaryInterceptor(forwardUnary), grpc.WithChainStreamInterceptor(forwardStream))
+		grpc.WithUnaryInterceptor(forwardUnary), grpc.WithStreamInterceptor(forwardStream))
 	return clientv3.New(ccfg)
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"sync"
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
@@ -14,9 +15,11 @@ import (
 // Embedded is an etcd of one member in this process, for trying out.
 type Embedded struct {
 	etcd *embed.Etcd
-	grpc []*grpc.Server
 	url  string
 	log  zap.AtomicLevel
+
+	mu   sync.Mutex
+	grpc []*grpc.Server // of etcd; guarded by mu, as it grows in etcd's goroutines
 }
 
 // StartEmbedded starts an etcd that keeps its data in dir and listens on the loopback
@@ -44,7 +47,7 @@ func StartEmbedded(ctx context.Context, dir, addr string, log *zap.Logger) (*Emb
 	cfg.AdvertiseClientUrls, cfg.AdvertisePeerUrls = cfg.ListenClientUrls, cfg.ListenPeerUrls
 	cfg.InitialCluster = cfg.InitialClusterFromName(cfg.Name)
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log.Named("etcd").WithOptions(zap.IncreaseLevel(e.log)))
-	cfg.ServiceRegister = func(s *grpc.Server) { e.grpc = append(e.grpc, s) }
+	cfg.ServiceRegister = e.register
 	if e.etcd, err = embed.StartEtcd(cfg); err != nil {
 		return nil, fmt.Errorf("proxy: cannot start an etcd in %s at %s: %w", dir, addr, err)
 	}
@@ -59,15 +62,23 @@ func StartEmbedded(ctx context.Context, dir, addr string, log *zap.Logger) (*Emb
 	return nil, fmt.Errorf("proxy: the etcd in %s did not start: %w", dir, err)
 }
 
+func (e *Embedded) register(s *grpc.Server) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.grpc = append(e.grpc, s)
+}
+
 // URL is where the etcd listens.
 func (e *Embedded) URL() string { return e.url }
 
 // Close stops the etcd, whoever still talks to it. Its data stays.
 func (e *Embedded) Close() {
 	e.log.SetLevel(zap.FatalLevel) // it calls its own end an error
+	e.mu.Lock()
 	for _, s := range e.grpc {
 		s.Stop() // it would wait for watches, which never end
 	}
+	e.mu.Unlock()
 	e.etcd.Close()
 }
 
