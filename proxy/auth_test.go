@@ -205,7 +205,7 @@ func TestWithdrawnRight(t *testing.T) {
 func TestAuthTurnedOn(t *testing.T) {
 	const bound = 500 * time.Millisecond
 	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
-	p := start(t, etcd, bounded(bound))
+	p := start(t, etcd, bounded(bound), func(cfg *proxy.Config) { cfg.Leasing.TTL = 2 * time.Second })
 	nobody, plain := p.client(""), etcd.Client(0)
 	put(t, nobody, "k", "v")
 	p.owned(nobody, "k")
@@ -228,6 +228,11 @@ func TestAuthTurnedOn(t *testing.T) {
 		refused(t, nobody, name, rpctypes.ErrUserEmpty, op)
 	}
 	get(t, p.client("root"), "k", "v")
+
+	// The proxy cannot give its keys back any more, but it does not keep them either.
+	other := start(t, etcd, asRoot)
+	put(t, other.client("root"), "k", "w")
+	get(t, p.client("root"), "k", "w")
 }
 
 func enableAuth(t *testing.T, plain *clientv3.Client) {

@@ -93,6 +93,8 @@
 //   - Watches are not merged: ten watches of one key here are ten in etcd.
 //   - Status, Hash, Defragment, Snapshot and the like are answered by whichever member is
 //     next. Ask the members themselves.
+//   - If authentication is turned on under a proxy that has no user, it cannot give its keys
+//     back any more: others wait for them until its leases are over, for the TTL.
 //   - Requests of more than 16 MiB are refused, whatever etcd's limit is.
 //   - etcd prolongs its simple tokens when they are used. Choose a bound that is shorter
 //     than its --auth-token-ttl, or tokens that are used here alone run out.
