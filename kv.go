@@ -344,15 +344,20 @@ func (kv *KV) forward(ctx context.Context, op clientv3.Op, why reason) (*clientv
 	return r.Get(), nil
 }
 
-// write puts or deletes as a transaction of one operation.
+// write puts or deletes.
 func (kv *KV) write(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+	return kv.writeBy(ctx, op, kv.commit)
+}
+
+// writeBy puts or deletes as a transaction of one operation, which commit executes.
+func (kv *KV) writeBy(ctx context.Context, op clientv3.Op, commit committer) (clientv3.OpResponse, error) {
 	if err := kv.closed(); err != nil {
 		return clientv3.OpResponse{}, err
 	}
 	if len(op.KeyBytes()) == 0 {
 		return clientv3.OpResponse{}, rpctypes.ErrEmptyKey
 	}
-	r, err := kv.commit(ctx, nil, []clientv3.Op{op}, nil)
+	r, err := commit(ctx, nil, []clientv3.Op{op}, nil)
 	if err != nil {
 		return clientv3.OpResponse{}, err
 	}

@@ -125,6 +125,17 @@ func TestUserWithoutRightsOnClaims(t *testing.T) {
 	}
 }
 
+// A client without credentials is refused everything, and New does not wait for more.
+func TestNobody(t *testing.T) {
+	g := newGuarded(t)
+	kv := open(t, g.etcd.Client(0, etcdtest.As("", "")), longTTL)
+	for name, op := range map[string]clientv3.Op{"get": clientv3.OpGet("d/free"), "put": clientv3.OpPut("d/free", "v")} {
+		if _, err := kv.Do(g.ctx, op); !errors.Is(err, rpctypes.ErrUserEmpty) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // Rights to look at claims, but not to make any, are none that help to write.
 func TestUserWithReadRightsOnClaims(t *testing.T) {
 	g := newGuarded(t)
