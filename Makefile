@@ -14,7 +14,7 @@ STATICCHECK = $(CURDIR)/bin/staticcheck
 # The race detector needs cgo, and so a C compiler.
 RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
-.PHONY: test lint unit sim integration proxy faults upstream demo scoreboard mutants bench fuzz clean race
+.PHONY: test lint unit sim integration proxy faults upstream demo scoreboard mutants bench bench-proxy fuzz clean race
 .DEFAULT_GOAL = test
 
 # What must pass before a commit. The output of go test comes last.
@@ -86,6 +86,12 @@ mutants:
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem .
 	@$(GO) -C integration/bench run . $(or $(BENCH),-o ../../docs/benchmarks.md -plots ../../docs)
+
+# The proxy beside etcd's leasing proxy and a direct connection: five minutes on two cores
+# that do nothing else. It writes docs/proxy.md. For a part, which is only printed:
+# make bench-proxy BENCH="-rounds 1"
+bench-proxy:
+	@$(GO) -C proxy run ./bench $(or $(BENCH),-o ../docs/proxy.md)
 
 fuzz:
 	@for f in $$($(GO) test -list '^Fuzz' . | grep '^Fuzz'); do \
