@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +38,7 @@ const (
 	cachedP50   = "get of a cached key, p50"
 	cachedP99   = "get of a cached key, p99"
 	cachedMany  = "get of a cached key, 64 connections"
+	cachedCost  = "processor time of the server for such a get"
 	putP50      = "put of a key that nobody owns, p50"
 	putMany     = "put of keys that nobody owns, 64 connections"
 	rangeP50    = "get of a range of 10 keys, p50"
@@ -93,11 +98,15 @@ func measure(ctx context.Context, w way, s sizes, round int, note func(row strin
 		if m.p99 != "" {
 			note(m.p99, percentile(all, 99))
 		}
-		rate, err := throughput(clients, s.spell, m.op)
+		before := processorTime(w.pid)
+		n, rate, err := throughput(clients, s.spell, m.op)
 		if err != nil {
 			return err
 		}
 		note(m.many, rate)
+		if m.many == cachedMany {
+			note(cachedCost, float64(processorTime(w.pid)-before)/float64(n))
+		}
 	}
 	took, err := watching(ctx, clients, s, prefix+"watched")
 	note(watchersP50, took)
@@ -119,12 +128,12 @@ func latencies(cl *clientv3.Client, n int, op func(*clientv3.Client, string) err
 	return all, nil
 }
 
-// throughput has each client do op again and again for d, and returns how many were done
-// in a second.
-func throughput(clients []*clientv3.Client, d time.Duration, op func(*clientv3.Client, string) error) (float64, error) {
+// throughput has each client do op again and again for d, and returns how many were done,
+// and how many in a second.
+func throughput(clients []*clientv3.Client, d time.Duration, op func(*clientv3.Client, string) error) (n int64, rate float64, err error) {
 	for i, cl := range clients { // that all are connected
 		if err := op(cl, fmt.Sprint("warm", i)); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 	}
 	var total atomic.Int64
@@ -144,10 +153,10 @@ func throughput(clients []*clientv3.Client, d time.Duration, op func(*clientv3.C
 	took := time.Since(begin)
 	for _, err := range errs {
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 	}
-	return float64(total.Load()) / took.Seconds(), nil
+	return total.Load(), float64(total.Load()) / took.Seconds(), nil
 }
 
 // watching has many watchers watch one key, and returns how long it takes until the last
@@ -190,4 +199,17 @@ func watching(ctx context.Context, clients []*clientv3.Client, s sizes, key stri
 func percentile(all []float64, p float64) float64 {
 	sorted := slices.Sorted(slices.Values(all))
 	return sorted[int(p/100*float64(len(sorted)-1)+0.5)]
+}
+
+// processorTime is how long a process has run, on all cores; 0 where there is no /proc.
+func processorTime(pid int) time.Duration {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// Behind the name, which is in brackets, come the state and ten more fields.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	user, _ := strconv.ParseInt(fields[11], 10, 64)
+	system, _ := strconv.ParseInt(fields[12], 10, 64)
+	return time.Duration(user+system) * (time.Second / 100) // in ticks
 }

@@ -20,6 +20,7 @@ import (
 type way struct {
 	name     string
 	endpoint string
+	pid      int // of the process that answers
 }
 
 // The ways, in the order in which they are shown.
@@ -86,7 +87,7 @@ func startAll(ctx context.Context) (ways []way, stop func() error, err error) {
 		running = append(running, cmd)
 	}
 	for i, addr := range [waysThereAre]string{etcd, at[2], at[3]} {
-		ways = append(ways, way{wayNames[i], addr})
+		ways = append(ways, way{wayNames[i], addr, running[i].Process.Pid})
 		if err := waitFor(ctx, addr); err != nil {
 			return nil, stop, fmt.Errorf("%s does not come up: %w", wayNames[i], err)
 		}

@@ -30,6 +30,7 @@ func newTable() *table {
 		{name: cachedP50, factor: 2, of: theirs},
 		{name: cachedP99, factor: 2, of: theirs},
 		{name: cachedMany, rate: true, factor: 2, of: theirs},
+		{name: cachedCost},
 		{name: putP50, factor: 0.8, of: direct},
 		{name: putMany, rate: true, factor: 0.8, of: direct},
 		{name: rangeP50, factor: 0.8, of: direct},
@@ -59,6 +60,9 @@ func (r *row) better(way int) float64 {
 }
 
 func (r *row) met() string {
+	if r.factor == 0 {
+		return ""
+	}
 	verdict := "**no**"
 	if r.better(r.of) >= r.factor {
 		verdict = "yes"
