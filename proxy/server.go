@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 
@@ -128,10 +129,14 @@ func (s *Server) askAnonymously(ctx context.Context) error {
 	return err
 }
 
+// window is how much of a client's requests is under way without being taken in.
+const window = 1 << 20
+
 func (s *Server) options() ([]grpc.ServerOption, error) {
 	opts := []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(s.metrics.UnaryServerInterceptor(), unaryErrors),
 		grpc.ChainStreamInterceptor(s.metrics.StreamServerInterceptor(), streamErrors, streamEnds(s.ctx)),
+		grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(1 << 20), grpc.NumStreamWorkers(uint32(4 * runtime.GOMAXPROCS(0))),
 		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(math.MaxInt32), grpc.MaxConcurrentStreams(math.MaxUint32),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Hour, Timeout: 20 * time.Second}),
