@@ -5,7 +5,6 @@ import (
 	"sync/atomic"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 )
 
@@ -35,8 +34,17 @@ func forwarded(ctx context.Context) context.Context {
 	return ctx
 }
 
-// forCaller reports whether a request is sent for a caller, not by the session.
-func forCaller(ctx context.Context) bool { return grpc.ServerTransportStreamFromContext(ctx) != nil }
+type sessionKey struct{}
+
+// forSession marks the context of the proxy's own client, and with it the requests of
+// the session, whose contexts are made from that.
+func forSession(ctx context.Context) context.Context {
+	return context.WithValue(ctx, sessionKey{}, true)
+}
+
+// ofSession reports whether a request is the session's. Whatever does not bear the mark
+// is a caller's, so that nothing is sent with the proxy's credentials by mistake.
+func ofSession(ctx context.Context) bool { return ctx.Value(sessionKey{}) != nil }
 
 // call is one operation of a caller's, as long as it lasts.
 type call struct {

@@ -29,6 +29,7 @@ func newOwn(cfg Config) (*clientv3.Client, error) {
 		return nil, err
 	}
 	ccfg.Username, ccfg.Password = cfg.Username, cfg.Password
+	ccfg.Context = forSession(context.Background())
 	return clientv3.New(ccfg)
 }
 

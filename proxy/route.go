@@ -7,15 +7,16 @@ import (
 	"google.golang.org/grpc"
 )
 
-// router sends what the leasing KV sends for a caller with that caller's
-// credentials, and what its session sends of its own with the proxy's. No request
-// bears both: gRPC would send the proxy's first, and etcd take those.
+// router sends what the leasing KV's session sends of its own, which bears a mark,
+// with the proxy's credentials, and everything else with those of the caller that it
+// is for. No request bears both: gRPC would send the proxy's first, and etcd take
+// those.
 type router struct{ own, pass pb.KVClient }
 
 var _ pb.KVClient = router{}
 
 func (r router) to(ctx context.Context) pb.KVClient {
-	if !forCaller(ctx) {
+	if ofSession(ctx) {
 		return r.own
 	}
 	note(ctx)

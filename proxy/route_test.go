@@ -49,8 +49,9 @@ func handling(ctx context.Context, pairs ...string) context.Context {
 
 type unusedStream struct{ grpc.ServerTransportStream }
 
-// Every method goes the caller's way for a caller, which is noted, and the session's for
-// the session.
+// Every method goes the session's way for the session, which bears its mark, and the
+// caller's for anything else, which is noted: for a caller, and for who has lost track of
+// whom it is for.
 func TestRouter(t *testing.T) {
 	own, pass := new(received), new(received)
 	r := router{own, pass}
@@ -63,8 +64,8 @@ func TestRouter(t *testing.T) {
 		func(ctx context.Context) { r.Compact(ctx, nil) },
 	}
 	for i, send := range methods {
-		send(t.Context())
-		if own.n != i+1 || pass.n != i {
+		send(forSession(t.Context()))
+		if own.n != i+1 || pass.n != 2*i {
 			t.Errorf("method %d of the session: %d own, %d for callers", i, own.n, pass.n)
 		}
 		ctx, c := newCall(handling(t.Context()))
@@ -72,8 +73,11 @@ func TestRouter(t *testing.T) {
 			t.Error("sent before anything was")
 		}
 		send(ctx)
-		if own.n != i+1 || pass.n != i+1 || !c.sent.Load() {
+		if own.n != i+1 || pass.n != 2*i+1 || !c.sent.Load() {
 			t.Errorf("method %d for a caller: %d own, %d for callers, noted %v", i, own.n, pass.n, c.sent.Load())
+		}
+		if send(t.Context()); own.n != i+1 || pass.n != 2*i+2 {
+			t.Errorf("method %d for nobody that is known: %d own, %d for callers", i, own.n, pass.n)
 		}
 	}
 }

@@ -14,9 +14,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	kvspace "go.etcd.io/etcd/client/v3/namespace"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 	"go.etcd.io/etcd/server/v3/proxy/grpcproxy"
 	"go.etcd.io/etcd/server/v3/proxy/grpcproxy/adapter"
@@ -42,6 +40,8 @@ type Server struct {
 
 	ctx      context.Context // ends when Stop begins
 	stopping context.CancelFunc
+	over     context.Context // ends when the bound of Stop is over
+	end      context.CancelFunc
 	stopOnce sync.Once
 	wg       sync.WaitGroup
 }
@@ -55,6 +55,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}
 	s := &Server{cfg: cfg, metrics: middleware.NewServerMetrics()}
 	s.ctx, s.stopping = context.WithCancel(context.Background())
+	s.over, s.end = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
 			s.Stop(0)
@@ -99,12 +100,12 @@ func (s *Server) register() error {
 
 	// Locks and elections are etcd's own code on the KV of the callers, so that what
 	// they write keeps to the protocol and is in the namespace.
-	client := clientv3.NewCtxClient(s.pass.Ctx(), clientv3.WithZapLogger(s.cfg.Logger))
-	client.KV = clientv3.NewKVFromKVClient(adapter.KvServerToKvClient(kv), nil)
-	client.Lease = s.pass.Lease
-	client.Watcher = kvspace.NewWatcher(tokenWatcher{s.pass.Watcher}, s.cfg.Namespace)
-	v3lockpb.RegisterLockServer(s.grpc, v3lock.NewLockServer(client))
-	v3electionpb.RegisterElectionServer(s.grpc, v3election.NewElectionServer(client))
+	calls := perCall{
+		kv: clientv3.NewKVFromKVClient(adapter.KvServerToKvClient(kv), nil), lease: s.pass.Lease,
+		watcher: kvspace.NewWatcher(tokenWatcher{s.pass.Watcher}, s.cfg.Namespace), log: s.cfg.Logger, over: s.over,
+	}
+	v3lockpb.RegisterLockServer(s.grpc, &lockServer{perCall: calls})
+	v3electionpb.RegisterElectionServer(s.grpc, &electionServer{perCall: calls})
 	s.health = health.NewServer()
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	s.metrics.InitializeMetrics(s.grpc)
@@ -174,10 +175,11 @@ func (s *Server) stop(bound time.Duration) {
 	s.stopping()
 	if s.grpc != nil {
 		s.health.Shutdown()
-		hurry := time.AfterFunc(bound, s.grpc.Stop)
+		hurry := time.AfterFunc(bound, func() { s.end(); s.grpc.Stop() })
 		s.grpc.GracefulStop()
 		hurry.Stop()
 	}
+	s.end()
 	s.wg.Wait()
 	if s.kv != nil {
 		s.kv.Close()
