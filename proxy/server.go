@@ -37,6 +37,7 @@ type Server struct {
 	grpc      *grpc.Server
 	health    *health.Server
 	metrics   *middleware.ServerMetrics
+	newcomers newcomers
 
 	ctx      context.Context // ends when Stop begins
 	stopping context.CancelFunc
@@ -139,6 +140,7 @@ func (s *Server) options() ([]grpc.ServerOption, error) {
 		grpc.ChainStreamInterceptor(s.metrics.StreamServerInterceptor(), streamErrors, streamEnds(s.ctx)),
 		grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(1 << 20), grpc.NumStreamWorkers(uint32(4 * runtime.GOMAXPROCS(0))),
 		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(math.MaxInt32), grpc.MaxConcurrentStreams(math.MaxUint32),
+		grpc.ConnectionTimeout(greetTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Hour, Timeout: 20 * time.Second}),
 	}
@@ -157,27 +159,31 @@ func (s *Server) options() ([]grpc.ServerOption, error) {
 func (s *Server) Serve(l net.Listener) error {
 	s.cfg.Logger.Info("serving", zap.Stringer("address", l.Addr()), zap.Strings("endpoints", s.cfg.Endpoints),
 		zap.String("leasing-prefix", s.cfg.Leasing.Prefix), zap.String("namespace", s.cfg.Namespace))
-	err := s.grpc.Serve(l)
-	if errors.Is(err, grpc.ErrServerStopped) {
+	err := s.grpc.Serve(listener{l, &s.newcomers})
+	if s.ctx.Err() != nil || errors.Is(err, grpc.ErrServerStopped) {
 		return nil
 	}
 	return err
 }
 
 // Stop stops listening, ends the streams of callers, waits for their calls for as
-// long as bound says, and then hands over every key that is owned. It may be called
-// more than once.
+// long as bound says, and then hands over every key that is owned, whatever callers
+// do. It may be called more than once.
 func (s *Server) Stop(bound time.Duration) {
 	s.stopOnce.Do(func() { s.stop(bound) })
 }
 
 func (s *Server) stop(bound time.Duration) {
 	s.stopping()
-	if s.grpc != nil {
-		s.health.Shutdown()
-		hurry := time.AfterFunc(bound, func() { s.end(); s.grpc.Stop() })
-		s.grpc.GracefulStop()
-		hurry.Stop()
+	var callers sync.WaitGroup
+	served := make(chan struct{})
+	callers.Go(func() { s.drain(); close(served) })
+	hurry := time.NewTimer(bound)
+	defer hurry.Stop()
+	select {
+	case <-served:
+	case <-hurry.C:
+		callers.Go(s.hurry)
 	}
 	s.end()
 	s.wg.Wait()
@@ -188,5 +194,22 @@ func (s *Server) stop(bound time.Duration) {
 		if cl != nil {
 			cl.Close()
 		}
+	}
+	callers.Wait() // what they had under way could only fail since
+}
+
+// drain waits until callers have gone.
+func (s *Server) drain() {
+	if s.grpc != nil {
+		s.health.Shutdown()
+		s.grpc.GracefulStop()
+	}
+}
+
+// hurry ends what callers still have under way.
+func (s *Server) hurry() {
+	s.newcomers.close()
+	if s.grpc != nil {
+		s.grpc.Stop()
 	}
 }

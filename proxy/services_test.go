@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -313,5 +314,29 @@ func TestStopIsBounded(t *testing.T) {
 	p.Stop(10 * time.Millisecond)
 	if err := <-done; err == nil {
 		t.Error("locked twice")
+	}
+}
+
+// Whoever connects and says nothing does not hold up the keys.
+func TestSilentConnectionDoesNotHoldUpStop(t *testing.T) {
+	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
+	p := start(t, etcd)
+	silent, err := net.Dial("tcp", p.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	cl := p.client("") // who comes later, and is answered
+	put(t, cl, "k", "v")
+	p.owned(cl, "k")
+	stopped := make(chan struct{})
+	go func() { p.Stop(10 * time.Millisecond); close(stopped) }()
+	select {
+	case <-stopped:
+	case <-within(t).Done():
+		t.Fatal("Stop has not returned")
+	}
+	if keys := claimed(t, etcd.Client(0)); len(keys) != 0 {
+		t.Errorf("claimed after the end: %q", keys)
 	}
 }
