@@ -136,11 +136,11 @@ const window = 1 << 20
 
 func (s *Server) options() ([]grpc.ServerOption, error) {
 	opts := []grpc.ServerOption{
-		grpc.ChainUnaryInterceptor(s.metrics.UnaryServerInterceptor(), unaryErrors),
-		grpc.ChainStreamInterceptor(s.metrics.StreamServerInterceptor(), streamErrors, streamEnds(s.ctx)),
+		grpc.ChainUnaryInterceptor(s.metrics.UnaryServerInterceptor(), unaryErrors, guardUnary),
+		grpc.ChainStreamInterceptor(s.metrics.StreamServerInterceptor(), streamErrors, guardStream, streamEnds(s.ctx)),
 		grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(1 << 20), grpc.NumStreamWorkers(uint32(4 * runtime.GOMAXPROCS(0))),
 		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(math.MaxInt32), grpc.MaxConcurrentStreams(math.MaxUint32),
-		grpc.ConnectionTimeout(greetTimeout),
+		grpc.ConnectionTimeout(greetTimeout), grpc.MaxHeaderListSize(maxHeaders),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Hour, Timeout: 20 * time.Second}),
 	}
