@@ -21,6 +21,7 @@ type Config struct {
 	// Namespace is put before every key that clients name, and taken off every key
 	// that they are shown; empty means that clients see all of etcd, the claims
 	// among it. Claims are never in the namespace: see the package documentation.
+	// It must not end with the byte 0xff.
 	Namespace string
 
 	// Leasing configures the KV that owns the keys. Its prefix is a prefix in etcd,
@@ -73,6 +74,8 @@ func (cfg Config) validate() (Config, error) {
 		return cfg, fmt.Errorf("proxy: the claim prefix %q is in the namespace %q, where clients would see claims: choose another", prefix, ns)
 	case ns != "" && strings.HasPrefix(ns, prefix):
 		return cfg, fmt.Errorf("proxy: the namespace %q is under the claim prefix %q, where data is taken for claims: choose another", ns, prefix)
+	case strings.HasSuffix(ns, "\xff"):
+		return cfg, fmt.Errorf("proxy: the namespace %q ends with the byte 0xff, where etcd's client ends ranges too late: choose another", ns)
 	case cfg.AuthBound < 0:
 		return cfg, fmt.Errorf("proxy: the bound on rights is %v: it must be at least 0", cfg.AuthBound)
 	case cfg.DialTimeout < 0:

@@ -175,6 +175,8 @@ func (s *settings) check() error {
 		return fmt.Errorf("--leasing-prefix %q is in the --namespace %q, where clients would see claims: choose another", s.prefix, s.namespace)
 	case s.namespace != "" && strings.HasPrefix(s.namespace, s.prefix):
 		return fmt.Errorf("--namespace %q is under the --leasing-prefix %q, where data is taken for claims: choose another", s.namespace, s.prefix)
+	case strings.HasSuffix(s.namespace, "\xff"):
+		return fmt.Errorf("--namespace %q ends with the byte 0xff, where etcd's client ends ranges too late: choose another", s.namespace)
 	case s.ttl < 0 || s.ttl > 0 && s.ttl < time.Second:
 		return fmt.Errorf("--ttl is %v: it must be at least 1s", s.ttl)
 	case s.maxKeys < 0:

@@ -64,6 +64,7 @@ func TestRefusals(t *testing.T) {
 		{"--leasing-prefix=", "", "--leasing-prefix"},
 		{"--namespace=leas", "", "--namespace"},
 		{"--namespace=leasing/app/", "", "--leasing-prefix"},
+		{"--namespace=app\xff", "", "--namespace"},
 		{"--ttl=1ms", "", "--ttl"},
 		{"--ttl=-1s", "", "--ttl"},
 		{"--ttl=soon", "", "--ttl"},
