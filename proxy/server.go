@@ -11,6 +11,7 @@ import (
 	"time"
 
 	middleware "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	kvspace "go.etcd.io/etcd/client/v3/namespace"
@@ -103,7 +104,7 @@ func (s *Server) register() error {
 	// they write keeps to the protocol and is in the namespace.
 	calls := perCall{
 		kv: clientv3.NewKVFromKVClient(adapter.KvServerToKvClient(kv), nil), lease: s.pass.Lease,
-		watcher: kvspace.NewWatcher(tokenWatcher{s.pass.Watcher}, s.cfg.Namespace), log: s.cfg.Logger, over: s.over,
+		watcher: kvspace.NewWatcher(tokenWatcher{s.pass.Watcher}, s.cfg.Namespace), log: s.pass.GetLogger(), over: s.over,
 	}
 	v3lockpb.RegisterLockServer(s.grpc, &lockServer{perCall: calls})
 	v3electionpb.RegisterElectionServer(s.grpc, &electionServer{perCall: calls})
@@ -135,9 +136,10 @@ func (s *Server) askAnonymously(ctx context.Context) error {
 const window = 1 << 20
 
 func (s *Server) options() ([]grpc.ServerOption, error) {
+	panics := recovered(s.cfg.Logger)
 	opts := []grpc.ServerOption{
-		grpc.ChainUnaryInterceptor(s.metrics.UnaryServerInterceptor(), unaryErrors, guardUnary),
-		grpc.ChainStreamInterceptor(s.metrics.StreamServerInterceptor(), streamErrors, guardStream, streamEnds(s.ctx)),
+		grpc.ChainUnaryInterceptor(s.metrics.UnaryServerInterceptor(), recovery.UnaryServerInterceptor(panics), unaryErrors, guardUnary),
+		grpc.ChainStreamInterceptor(s.metrics.StreamServerInterceptor(), recovery.StreamServerInterceptor(panics), streamErrors, guardStream, streamEnds(s.ctx)),
 		grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(1 << 20), grpc.NumStreamWorkers(uint32(4 * runtime.GOMAXPROCS(0))),
 		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(math.MaxInt32), grpc.MaxConcurrentStreams(math.MaxUint32),
 		grpc.ConnectionTimeout(greetTimeout), grpc.MaxHeaderListSize(maxHeaders),
