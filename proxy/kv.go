@@ -83,12 +83,18 @@ func (s *kvServer) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.Co
 	return (*pb.CompactionResponse)(resp), err
 }
 
+// maxOwnedKey is how long a key may be that is owned. Each that is read becomes a claim
+// in etcd: who may only read would else write as much as etcd takes.
+const maxOwnedKey = 4 << 10
+
 // leaveTo returns whether the caller may be answered from memory. r is nil if it is
 // not a read: who has a token may have only reads of single keys, as what etcd says
 // to them is easy to remember.
 func (s *kvServer) leaveTo(ctx context.Context, r *pb.RangeRequest) leave {
 	token, ok := tokenOf(ctx)
 	switch {
+	case len(r.GetKey()) > maxOwnedKey:
+		return never{}
 	case !ok:
 		return s.anonymous
 	case r != nil && len(r.RangeEnd) == 0:

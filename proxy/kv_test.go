@@ -241,3 +241,18 @@ func TestErrorsAreEtcds(t *testing.T) {
 		t.Errorf("no space: %v", err)
 	}
 }
+
+// Long keys are read from etcd, and not claimed: who may only read would fill etcd.
+func TestLongKeysAreNotClaimed(t *testing.T) {
+	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
+	p := start(t, etcd, inNamespace)
+	cl, long := p.client(""), strings.Repeat("x", 4<<10)
+	p.owned(cl, long)
+	for range 3 {
+		put(t, cl, long+"x", "v")
+		get(t, cl, long+"x", "v")
+	}
+	if keys := claimed(t, etcd.Client(0)); !slices.Equal(keys, []string{"app/" + long}) {
+		t.Errorf("claimed: %d keys, want the shorter", len(keys))
+	}
+}

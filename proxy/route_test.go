@@ -85,22 +85,25 @@ func TestRouter(t *testing.T) {
 // Who has a token has leave only to single keys, and nobody another's.
 func TestLeaveTo(t *testing.T) {
 	s := &kvServer{rights: newRights(bound), anonymous: newAnonymous(bound)}
-	k, end := []byte("k"), []byte("l")
+	k, end, long := []byte("k"), []byte("l"), make([]byte, maxOwnedKey+1)
 	for name, tc := range map[string]struct {
 		ctx  context.Context
 		read *pb.RangeRequest
 		want leave
 	}{
-		"nobody reads":         {handling(t.Context()), &pb.RangeRequest{Key: k}, s.anonymous},
-		"nobody reads a range": {handling(t.Context()), &pb.RangeRequest{Key: k, RangeEnd: end}, s.anonymous},
-		"nobody writes":        {handling(t.Context()), nil, s.anonymous},
-		"alice reads":          {handling(t.Context(), "token", "alice"), &pb.RangeRequest{Key: k}, s.rights.to("alice", k)},
-		"alice reads a range":  {handling(t.Context(), "token", "alice"), &pb.RangeRequest{Key: k, RangeEnd: end}, never{}},
-		"alice writes":         {handling(t.Context(), "token", "alice"), nil, never{}},
-		"an empty token":       {handling(t.Context(), "token", ""), &pb.RangeRequest{Key: k}, s.rights.to("", k)},
-		"two tokens":           {handling(t.Context(), "token", "alice", "token", "bob"), &pb.RangeRequest{Key: k}, s.rights.to("alice", k)},
-		"HTTP's field":         {handling(t.Context(), "authorization", "alice"), &pb.RangeRequest{Key: k}, s.rights.to("alice", k)},
-		"both fields":          {handling(t.Context(), "authorization", "bob", "token", "alice"), &pb.RangeRequest{Key: k}, s.rights.to("alice", k)},
+		"nobody reads":            {handling(t.Context()), &pb.RangeRequest{Key: k}, s.anonymous},
+		"nobody reads a range":    {handling(t.Context()), &pb.RangeRequest{Key: k, RangeEnd: end}, s.anonymous},
+		"nobody writes":           {handling(t.Context()), nil, s.anonymous},
+		"alice reads":             {handling(t.Context(), "token", "alice"), &pb.RangeRequest{Key: k}, s.rights.to("alice", k)},
+		"alice reads a range":     {handling(t.Context(), "token", "alice"), &pb.RangeRequest{Key: k, RangeEnd: end}, never{}},
+		"alice writes":            {handling(t.Context(), "token", "alice"), nil, never{}},
+		"an empty token":          {handling(t.Context(), "token", ""), &pb.RangeRequest{Key: k}, s.rights.to("", k)},
+		"nobody reads a long key": {handling(t.Context()), &pb.RangeRequest{Key: long}, never{}},
+		"alice reads a long key":  {handling(t.Context(), "token", "alice"), &pb.RangeRequest{Key: long}, never{}},
+		"alice reads not as long": {handling(t.Context(), "token", "alice"), &pb.RangeRequest{Key: long[1:]}, s.rights.to("alice", long[1:])},
+		"two tokens":              {handling(t.Context(), "token", "alice", "token", "bob"), &pb.RangeRequest{Key: k}, s.rights.to("alice", k)},
+		"HTTP's field":            {handling(t.Context(), "authorization", "alice"), &pb.RangeRequest{Key: k}, s.rights.to("alice", k)},
+		"both fields":             {handling(t.Context(), "authorization", "bob", "token", "alice"), &pb.RangeRequest{Key: k}, s.rights.to("alice", k)},
 	} {
 		if got := s.leaveTo(tc.ctx, tc.read); got != tc.want {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)

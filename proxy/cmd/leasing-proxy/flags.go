@@ -78,7 +78,7 @@ func newSettings(out io.Writer) *settings {
 
 	f.DurationVar(&s.ttl, "ttl", 0, "how long writes wait for the keys of a proxy that is cut off from etcd (default 1m0s)")
 	f.IntVar(&s.maxKeys, "max-keys", 0, "the most keys that are owned (default 100000)")
-	f.Int64Var(&s.maxBytes, "max-bytes", 0, "the most bytes that they take in memory, about; no bound if 0")
+	f.Int64Var(&s.maxBytes, "max-bytes", 256<<20, "the most bytes that they take in memory, about; no bound if 0")
 	f.IntVar(&s.claimAfter, "claim-after", 0, "how many reads of a key within 10 s it takes to claim it (default 1)")
 	f.DurationVar(&s.authBound, "auth-bound", 5*time.Second, "how long it takes at most until a right that is withdrawn, or authentication that is turned on, ends reads from memory; with 0 nothing is read from memory")
 	f.DurationVar(&s.dial, "dial-timeout", 5*time.Second, "how long to wait for etcd at the start")

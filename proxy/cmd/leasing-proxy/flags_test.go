@@ -116,7 +116,7 @@ func TestConfig(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	s, err = parsed(t, "--user=me", "LEASING_PROXY_PASSWORD=secret")
-	if got := s.config(log); err != nil || got.Password != "secret" || got.TLS != nil || got.ListenTLS != nil {
+	if got := s.config(log); err != nil || got.Password != "secret" || got.Leasing.MaxBytes != 256<<20 || got.TLS != nil || got.ListenTLS != nil {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if s, err = parsed(t, "--insecure-skip-tls-verify", ""); err != nil || !s.config(log).TLS.InsecureSkipVerify {
