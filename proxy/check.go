@@ -7,7 +7,8 @@ import (
 
 // The checks are those that etcd makes before anything else, of what a client may
 // have sent by mistake or on purpose and Go's types do not rule out. Limits are for
-// etcd to tell.
+// etcd to tell, but for that of operations: each costs time and memory here before
+// etcd sees it.
 
 func checkKey(key []byte) error {
 	if len(key) == 0 {
@@ -35,7 +36,21 @@ func checkPut(r *pb.PutRequest) error {
 	return checkKey(r.GetKey())
 }
 
-func checkTxn(r *pb.TxnRequest) error {
+// checkTxn takes lists of up to maxOps comparisons or operations, those of a nested
+// transaction together with the longest list that it is beside, as etcd counts them.
+// Nested lists multiply, so there may also be no more than maxOps*maxOps altogether,
+// for which etcd has no limit.
+func checkTxn(r *pb.TxnRequest, maxOps int) error {
+	left := maxOps * maxOps
+	return checkLists(r, maxOps, &left)
+}
+
+func checkLists(r *pb.TxnRequest, maxOps int, left *int) error {
+	longest := max(len(r.GetCompare()), len(r.GetSuccess()), len(r.GetFailure()))
+	*left -= len(r.GetCompare()) + len(r.GetSuccess()) + len(r.GetFailure())
+	if longest > maxOps || *left < 0 {
+		return rpctypes.ErrGRPCTooManyOps
+	}
 	for _, c := range r.GetCompare() {
 		if err := checkKey(c.GetKey()); err != nil {
 			return err
@@ -43,7 +58,7 @@ func checkTxn(r *pb.TxnRequest) error {
 	}
 	for _, ops := range [][]*pb.RequestOp{r.GetSuccess(), r.GetFailure()} {
 		for _, op := range ops {
-			if err := checkOp(op); err != nil {
+			if err := checkOp(op, maxOps-longest, left); err != nil {
 				return err
 			}
 		}
@@ -51,7 +66,7 @@ func checkTxn(r *pb.TxnRequest) error {
 	return nil
 }
 
-func checkOp(op *pb.RequestOp) error {
+func checkOp(op *pb.RequestOp, maxOps int, left *int) error {
 	switch r := op.GetRequest().(type) {
 	case *pb.RequestOp_RequestRange:
 		return checkRange(r.RequestRange)
@@ -60,7 +75,7 @@ func checkOp(op *pb.RequestOp) error {
 	case *pb.RequestOp_RequestDeleteRange:
 		return checkKey(r.RequestDeleteRange.GetKey())
 	case *pb.RequestOp_RequestTxn:
-		return checkTxn(r.RequestTxn)
+		return checkLists(r.RequestTxn, maxOps, left)
 	}
 	return rpctypes.ErrGRPCKeyNotFound // so etcd says to an operation that is none
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -60,7 +61,10 @@ type Config struct {
 	Logger *zap.Logger
 }
 
-const defaultDialTimeout = 5 * time.Second
+const (
+	defaultDialTimeout = 5 * time.Second
+	defaultMaxTxnOps   = 128 // etcd's
+)
 
 // validate returns the configuration with its defaults.
 func (cfg Config) validate() (Config, error) {
@@ -87,6 +91,7 @@ func (cfg Config) validate() (Config, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
+	cfg.Leasing.MaxTxnOps = cmp.Or(cfg.Leasing.MaxTxnOps, defaultMaxTxnOps)
 	if cfg.Leasing.Logger == nil {
 		cfg.Leasing.Logger = cfg.Logger
 	}

@@ -17,6 +17,7 @@ type kvServer struct {
 	space            namespace
 	rights           *rights
 	anonymous        *anonymous
+	maxOps           int // of a transaction
 
 	pb.UnsafeKVServer
 }
@@ -67,7 +68,7 @@ func (s *kvServer) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (*
 }
 
 func (s *kvServer) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
-	if err := checkTxn(r); err != nil {
+	if err := checkTxn(r, s.maxOps); err != nil {
 		return nil, err
 	}
 	resp, err := s.do(ctx, grpcproxy.TxnRequestToOp(r), s.leaveTo(ctx, nil))

@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -254,5 +255,24 @@ func TestLongKeysAreNotClaimed(t *testing.T) {
 	}
 	if keys := claimed(t, etcd.Client(0)); !slices.Equal(keys, []string{"app/" + long}) {
 		t.Errorf("claimed: %d keys, want the shorter", len(keys))
+	}
+}
+
+// Too many operations are refused in etcd's words, before anything is made of them.
+func TestTooManyOperations(t *testing.T) {
+	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
+	kv := pb.NewKVClient(start(t, etcd).conn())
+	txn := func(n int) error {
+		op := &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte("k")}}}
+		_, err := kv.Txn(within(t), &pb.TxnRequest{Success: slices.Repeat([]*pb.RequestOp{op}, n)})
+		return rpctypes.Error(err)
+	}
+	for _, n := range []int{129, 1 << 14} {
+		if err := txn(n); !errors.Is(err, rpctypes.ErrTooManyOps) {
+			t.Errorf("%d operations: %v", n, err)
+		}
+	}
+	if err := txn(128); errors.Is(err, rpctypes.ErrTooManyOps) {
+		t.Errorf("128 operations: %v", err)
 	}
 }

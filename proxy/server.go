@@ -118,6 +118,7 @@ func (s *Server) kvServer() *kvServer {
 	kv := &kvServer{
 		cached: s.kv, uncached: s.kv.Uncached(), raw: pb.NewKVClient(s.pass.ActiveConnection()),
 		space: namespace(s.cfg.Namespace), rights: newRights(s.cfg.AuthBound), anonymous: newAnonymous(s.cfg.AuthBound),
+		maxOps: s.cfg.Leasing.MaxTxnOps,
 	}
 	if ns := s.cfg.Namespace; ns != "" {
 		kv.cached, kv.uncached = kvspace.NewKV(kv.cached, ns), kvspace.NewKV(kv.uncached, ns)
