@@ -109,7 +109,7 @@ func (s *Server) register() error {
 	v3lockpb.RegisterLockServer(s.grpc, &lockServer{perCall: calls})
 	v3electionpb.RegisterElectionServer(s.grpc, &electionServer{perCall: calls})
 	s.health = health.NewServer()
-	healthpb.RegisterHealthServer(s.grpc, s.health)
+	healthpb.RegisterHealthServer(s.grpc, healthServer{s.health})
 	s.metrics.InitializeMetrics(s.grpc)
 	return nil
 }

@@ -16,7 +16,6 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 	"google.golang.org/grpc/codes"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
 	"github.com/etcd-leasing/leasing"
@@ -243,15 +242,6 @@ func TestMembers(t *testing.T) {
 	}
 	if _, err := p.client("").MemberPromote(within(t), 7); err == nil || strings.Contains(err.Error(), "not implemented") {
 		t.Errorf("promotion of a member that there is not: %v", err)
-	}
-}
-
-// Who asks in gRPC's own way is told that the proxy serves.
-func TestHealthService(t *testing.T) {
-	p := start(t, etcdtest.Start(t, etcdtest.QuickTicks()))
-	health := healthpb.NewHealthClient(p.conn())
-	if r, err := health.Check(within(t), &healthpb.HealthCheckRequest{}); err != nil || r.Status != healthpb.HealthCheckResponse_SERVING {
-		t.Errorf("health: %v, %v", r, err)
 	}
 }
 
