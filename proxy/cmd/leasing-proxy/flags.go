@@ -125,11 +125,8 @@ func envName(flag string) string {
 
 // parse reads the command line, and the environment for what that does not say.
 func (s *settings) parse(args, environ []string) error {
-	if err := s.flags.Parse(args); err != nil {
+	if err := s.parseArgs(args); err != nil {
 		return err
-	}
-	if s.flags.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q: there are only flags", s.flags.Arg(0))
 	}
 	for _, e := range environ {
 		name, value, _ := strings.Cut(e, "=")

@@ -221,7 +221,7 @@ func TestExitCodes(t *testing.T) {
 		{"--help", exitOK, "--endpoints addresses"},
 		{"--version", exitOK, "etcd API: 3.7"},
 		{"--nonsense", exitUsage, "--nonsense"},
-		{"put k v", exitUsage, `"put"`},
+		{"put k v", exitUsage, "unexpected argument"},
 		{"--ttl 1ms", exitUsage, "--ttl"},
 		{"--listen-addr " + taken.Addr().String(), exitFailure, "--listen-addr"},
 		{"--listen-addr 127.0.0.1:0 --endpoints 127.0.0.1:1 --dial-timeout 100ms", exitFailure, "127.0.0.1:1"},
