@@ -17,7 +17,8 @@
 //     keys with a lease go to etcd, too.
 //   - Watch, Lease: etcd's. Each stream of a client is a stream to etcd.
 //   - Lock, Election: etcd's own code, run here on the KV, so that the keys it writes are
-//     in the namespace and keep to the protocol.
+//     in the namespace and keep to the protocol. The key of a caller who leaves the queue
+//     is deleted under the caller's token, within 5 s, or stays until its lease is over.
 //   - Cluster, Maintenance, Auth: etcd's, passed on as etcd's own proxy does.
 //   - grpc.health.v1: whether the proxy serves.
 //
@@ -95,7 +96,16 @@
 //     next. Ask the members themselves.
 //   - If authentication is turned on under a proxy that has no user, it cannot give its keys
 //     back any more: others wait for them until its leases are over, for the TTL.
-//   - Requests of more than 16 MiB are refused, whatever etcd's limit is.
+//   - Requests of more than 16 MiB are refused, whatever etcd's limits are, as are headers of
+//     more than 64 KiB, tokens of more than 16 KiB, and transactions of more operations than
+//     the square of Leasing.MaxTxnOps, nested ones among them.
+//   - Who may read keys has them claimed, whether they are there or not, and each claim is
+//     written in etcd: see Leasing.ClaimAfter, MaxKeys and MaxBytes, and have etcd compact its
+//     history. Keys of more than 4 KiB are read from etcd, and never claimed.
+//   - Compact compacts all of etcd, whatever the namespace is.
+//   - With authentication off, every client can list the leases and revoke those of the
+//     proxy. That ends reads from memory, and before the proxy has noticed, for the delay of a
+//     watch, others may write what it still serves.
 //   - etcd prolongs its simple tokens when they are used. Choose a bound that is shorter
 //     than its --auth-token-ttl, or tokens that are used here alone run out.
 //   - Who may write the claims can ask for every key, and so hold up others, by writing
