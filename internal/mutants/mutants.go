@@ -170,6 +170,9 @@ func mutants() []mutant {
 			"		case c.fullLocked():\n", "		case len(keys) > 1<<30:\n"},
 		{"a claim that was not sent is not tried again", "I9", "bulk.go",
 			"	return cl.hdr != nil, nil\n", "	return true, nil\n"},
+		// What takes memory without bound.
+		{"places of keys that have left the clock are never used again", "", "clock.go",
+			"	if len(c.young) >= 2*c.waits+minYoung {\n", "	if len(c.young) > 1<<40 {\n"},
 		{"the lease that was handed in is revoked", "I9", "session.go",
 			"	s.finish(\"the KV is closed\")\n	s.refuseQueued()\n", "	s.finish(\"the KV is closed\")\n	s.retired = append(s.retired, s.handed)\n	s.refuseQueued()\n"},
 	}
