@@ -129,6 +129,35 @@ func TestTooLargeIsServedAndNotKept(t *testing.T) {
 	}
 }
 
+// Keys that are too large to be kept are remembered for a while, and no more of them than
+// of others that are not owned.
+func TestTooLargeIsForgotten(t *testing.T) {
+	c := newCache(10)
+	c.maxBytes = keyOverhead / 2 // so that any key is
+	start := time.Now()
+	l := newLease(1, start, 10_000*time.Hour)
+	read := func(i int, now time.Time) {
+		cl, _, _ := c.join(fmt.Sprint("k", i), now)
+		c.send([]*claim{cl}, l, math.MaxInt)
+		hdr := &etcdserverpb.ResponseHeader{Revision: int64(i + 2)}
+		for _, y := range c.settleClaim(cl, claimReply{outcome: applied, hdr: hdr}, now) {
+			c.yielded(y, hdr.Revision)
+		}
+	}
+	for i := range maxAging + 1000 {
+		read(i, start)
+	}
+	if n := c.entries.n; n > maxAging+1 {
+		t.Errorf("%d keys are remembered", n)
+	}
+	for i := range maxAging / 3 {
+		read(-i-1, start.Add(time.Hour))
+	}
+	if n := c.entries.n; n > maxAging/3 {
+		t.Errorf("%d keys are remembered, of which %d were read within the hour", n, maxAging/3)
+	}
+}
+
 // MaxBytes bounds what is owned, here and in etcd; MaxKeys does so besides.
 func TestMaxBytes(t *testing.T) {
 	for _, tt := range []struct {

@@ -115,6 +115,7 @@ func (c *cache) settleClaim(cl *claim, r claimReply, now time.Time) (out []yield
 	defer c.mu.Unlock()
 	defer close(cl.done)
 	c.count.claim(cl, r)
+	c.ageLocked(now) // whatever becomes of this one, its key may have to be remembered
 	e := cl.entry
 	e.claim = nil
 	c.underway--
@@ -150,7 +151,6 @@ func (c *cache) settleClaim(cl *claim, r claimReply, now time.Time) (out []yield
 		// Invariant: I9. An earlier claim, given up for lost, came late.
 		out = c.disownLocked(cl.key, cl.created)
 	}
-	c.ageLocked(now)
 	return out
 }
 

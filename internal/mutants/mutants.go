@@ -173,6 +173,8 @@ func mutants() []mutant {
 		// What takes memory without bound.
 		{"places of keys that have left the clock are never used again", "", "clock.go",
 			"	if len(c.young) >= 2*c.waits+minYoung {\n", "	if len(c.young) > 1<<40 {\n"},
+		{"keys whose claim came to nothing are remembered for ever", "", "cache_claim.go",
+			"	c.ageLocked(now) // whatever", "	// whatever"},
 		{"the lease that was handed in is revoked", "I9", "session.go",
 			"	s.finish(\"the KV is closed\")\n	s.refuseQueued()\n", "	s.finish(\"the KV is closed\")\n	s.retired = append(s.retired, s.handed)\n	s.refuseQueued()\n"},
 	}
