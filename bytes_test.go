@@ -124,8 +124,8 @@ func TestTooLargeIsServedAndNotKept(t *testing.T) {
 		applied W @10 k=` + large + `@10 => yield k@9
 		read a                  => v@3 5
 	`)
-	if s.c.count.evictions.Load() != 0 {
-		t.Errorf("%d evictions are counted, want none", s.c.count.evictions.Load())
+	if s.c.count.evictions.Load() != 2 {
+		t.Errorf("%d evictions are counted, want both of k", s.c.count.evictions.Load())
 	}
 }
 

@@ -38,6 +38,7 @@ type cache struct {
 	aging    []*entry      // idle entries, kept for their rest
 	owning   clock         // owned entries
 	underway int           // claims under way
+	typical  int64         // how much a key takes that comes, as the latest did
 	misses   *misses       // nil if the first read of a key claims it
 	usual    time.Duration // how long a key rests that is asked back for the first time
 	judged   time.Time     // when that was changed last
@@ -127,7 +128,9 @@ type yield struct {
 }
 
 // newCache returns a cache that owns up to limit keys.
-func newCache(limit int) *cache { return &cache{entries: newIndex(), limit: limit, usual: restMin} }
+func newCache(limit int) *cache {
+	return &cache{entries: newIndex(), limit: limit, usual: restMin, typical: keyOverhead}
+}
 
 // lookup returns what readers of key may be told, or nil. It takes no lock.
 // The caller must check afterwards that the snapshot's lease is live.

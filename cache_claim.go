@@ -16,8 +16,9 @@ type claim struct {
 	entry *entry
 	done  chan struct{}
 
-	sent  bool   // whoever joins now cannot share the reply
-	lease *lease // set when sent
+	sent   bool   // whoever joins now cannot share the reply
+	lease  *lease // set when sent
+	modest bool   // the key is to be owned only if there is room for it
 
 	// News that overtook the reply.
 	spoiled bool  // the epoch has passed, a write of ours has covered the key, or it is to be given back
@@ -167,18 +168,22 @@ func (c *cache) settleClaimedLocked(cl *claim, r claimReply, now time.Time) []yi
 		return []yield{c.forgetLocked(e)}
 	}
 	e.state, e.grant = owned, grant
+	e.goneLocked(grant)
+	c.events.key(KeyClaimed, e.key)
 	bytes := takes(e.key, cl.facts)
 	if !c.keeps(bytes) {
 		// Its readers have it from the claim. Not every read of it is to be one.
 		e.deniedLocked(now)
-		return []yield{c.forgetLocked(e)}
+		return []yield{c.crowdOutLocked(e)}
+	}
+	c.typicalLocked(bytes)
+	if cl.modest && !c.roomLocked(bytes) {
+		return []yield{c.crowdOutLocked(e)}
 	}
 	e.reads.Store(0)
 	e.pass = c.passes.latest
 	c.owning.add(e, bytes)
 	e.snap.Store(cl.facts)
-	e.goneLocked(grant)
-	c.events.key(KeyClaimed, e.key)
 	return c.evictLocked(e)
 }
 

@@ -62,6 +62,24 @@ func TestEvents(t *testing.T) {
 	})
 }
 
+// A key that is too large to be kept is evicted like others for which there is no room.
+func TestTooLargeIsEvicted(t *testing.T) {
+	var j journal
+	onRigOf(t, Config{MaxBytes: 2000, OnEvent: j.note}, func(t *testing.T, r *rig) {
+		large := strings.Repeat("v", 4000)
+		r.get("k")
+		r.put("k", large)
+		time.Sleep(time.Second)
+		r.get("k")
+		if got, want := strings.TrimPrefix(j.take(), "session valid, "), "key claimed k, key evicted k, key yielded k"; got != want+", "+want {
+			t.Errorf("events: %s", got)
+		}
+		if s := r.kv.Stats(); s.Evictions != 2 || s.Yields != 2 || s.Claims.Made != 2 {
+			t.Errorf("%d evictions, %d yields of %d claims, want 2 of each", s.Evictions, s.Yields, s.Claims.Made)
+		}
+	})
+}
+
 // An observer that is slow loses events, and holds up nobody, not even Close.
 func TestSlowObserver(t *testing.T) {
 	onRigOf(t, Config{OnEvent: func(Event) { time.Sleep(time.Hour) }}, func(t *testing.T, r *rig) {
