@@ -69,7 +69,7 @@ func ownMany(c *cache, n, key, value int) {
 		rev := int64(i + 1)
 		kv := &mvccpb.KeyValue{Value: make([]byte, value), CreateRevision: 1, ModRevision: 1, Version: 1}
 		for _, y := range c.settleClaim(cl, claimReply{outcome: applied, hdr: &etcdserverpb.ResponseHeader{Revision: rev}, kv: kv}, now) {
-			c.yielded(y, rev)
+			c.yielded(y, rev, true)
 		}
 	}
 }
@@ -141,7 +141,7 @@ func TestTooLargeIsForgotten(t *testing.T) {
 		c.send([]*claim{cl}, l, math.MaxInt)
 		hdr := &etcdserverpb.ResponseHeader{Revision: int64(i + 2)}
 		for _, y := range c.settleClaim(cl, claimReply{outcome: applied, hdr: hdr}, now) {
-			c.yielded(y, hdr.Revision)
+			c.yielded(y, hdr.Revision, true)
 		}
 	}
 	for i := range maxAging + 1000 {

@@ -125,6 +125,8 @@ type yield struct {
 	key   string
 	grant int64  // 0 if it was never told: the claim is looked for first
 	lease *lease // on which the claim hangs then
+
+	stranger bool // as a stranger has written the key while it was owned
 }
 
 // newCache returns a cache that owns up to limit keys.

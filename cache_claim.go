@@ -24,6 +24,7 @@ type claim struct {
 	spoiled bool  // the epoch has passed, a write of ours has covered the key, or it is to be given back
 	created int64 // the grant of the latest claim of ours that was seen
 	revoked int64 // the grant of the latest REVOKE
+	leaving int64 // the grant of the latest claim of ours that is being given back already
 	deleted int64 // the revision of the latest DELETE
 	heard   int64 // the latest revision at which the watch on data saw the key written
 
@@ -127,6 +128,9 @@ func (c *cache) settleClaim(cl *claim, r claimReply, now time.Time) (out []yield
 			cl.facts = newSnapshot(r.kv, r.hdr.Revision, cl.lease)
 		}
 	}
+	if cl.revoked > 0 && (r.outcome != applied || cl.revoked >= r.hdr.Revision) { // else it is old news
+		c.askedLocked(e, cl.revoked, now)
+	}
 	switch {
 	case r.outcome == applied:
 		return c.settleClaimedLocked(cl, r, now)
@@ -157,17 +161,21 @@ func (c *cache) settleClaim(cl *claim, r claimReply, now time.Time) (out []yield
 
 func (c *cache) settleClaimedLocked(cl *claim, r claimReply, now time.Time) []yield {
 	e, grant := cl.entry, r.hdr.Revision
+	e.state, e.grant = owned, grant
 	// Invariant: I8. The reply installs nothing if its grant has ended, if the
 	// key was asked back, or if its epoch has passed while it was under way.
 	switch {
 	case cl.deleted > grant:
+		if cl.leaving >= grant {
+			c.gaveBackLocked(e)
+		}
 		c.idleLocked(e)
 		return nil
-	case cl.spoiled, cl.revoked >= grant, cl.heard > grant, !cl.lease.live(now):
-		e.state, e.grant = owned, grant
+	case cl.spoiled, cl.revoked >= grant, !cl.lease.live(now):
 		return []yield{c.forgetLocked(e)}
+	case cl.heard > grant:
+		return []yield{c.strangerLocked(e)}
 	}
-	e.state, e.grant = owned, grant
 	e.goneLocked(grant)
 	c.events.key(KeyClaimed, e.key)
 	bytes := takes(e.key, cl.facts)

@@ -21,6 +21,8 @@ type pause struct {
 	brief bool
 	freed int64
 
+	asked int64 // the latest grant of ours that was asked back, as far as that has been told
+
 	// Somebody else's claim that is there, as far as is known: its grant, or 0, its
 	// lease, and until when that is believed.
 	holder  int64

@@ -58,7 +58,7 @@ type Config struct {
 	// etcd. 0 and 1 mean that the first read claims. What counts are the reads by this
 	// KV that could have claimed the key, each for longer than 10 s and for 20 s at
 	// most. If more than 65,536 keys are read within 10 s, their oldest reads are
-	// forgotten sooner. Counting takes up to 4 MB. Prefetch does not wait for reads.
+	// forgotten sooner. Counting takes up to 5 MB. Prefetch does not wait for reads.
 	ClaimAfter int
 
 	// WatchData are prefixes of data that is watched for writes by programs that do
@@ -66,7 +66,8 @@ type Config struct {
 	// stranger has written is given up, and the log, Stats and OnEvent tell of it. So
 	// reads from memory are old for the delay of a watch, instead of for as long as
 	// the key is owned; they are still not linearizable for such writes, and
-	// strangers' writes are not noticed while the watch is interrupted. Every write
+	// strangers' writes are not noticed while the watch is interrupted, nor one after which
+	// this KV writes the key itself before the watch tells. Every write
 	// under the prefixes is sent to this KV. The empty prefix means all keys. It takes
 	// the right to read them.
 	WatchData []string

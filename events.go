@@ -17,10 +17,13 @@ type Event struct {
 // EventKind is what an Event is about.
 type EventKind int
 
-// What can happen. A key that is claimed is given up in one of these ways: it is
-// evicted, revoked or lost, or a stranger has written it, or it is released by the
-// application or by a write of which the outcome is unknown. What is not lost is
-// yielded then.
+// What can happen. A key that is claimed is given up in one of these ways: it is evicted,
+// revoked or lost, or a stranger has written it. What is not lost is yielded then. A key
+// that is yielded and none of these was released by the application; or covered by a write
+// of ours whose outcome is unknown, that did not read it back (the deletion of a range, or
+// a large transaction), or that gave it a lease of its own; or a watch of Config.WatchData
+// has begun anew. What is given up before the reply to its claim is there is not told to
+// be claimed.
 const (
 	SessionValid     EventKind = iota + 1 // for the first time, keys can be owned
 	SessionJeopardy                       // nothing can be owned, reads are sent to etcd; the KV tries to get over it
@@ -29,8 +32,8 @@ const (
 	KeyClaimed                            // the key is ours
 	KeyRevoked                            // somebody else has asked for the key
 	KeyYielded                            // the claim of the key has been deleted
-	KeyEvicted                            // the key is given up, for there are too many, or nobody reads it
-	KeyLost                               // the claim of the key is gone: its lease was over, or somebody deleted it
+	KeyEvicted                            // the key is given up: there are too many, it is too large, or nobody reads it
+	KeyLost                               // the claim of the key is gone, or goes with its lease, which is over or given up with the session; or somebody deleted it
 	KeyWritten                            // a stranger has written the key while it was owned; see Config.WatchData
 )
 

@@ -1,12 +1,16 @@
 package leasing
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/etcd-leasing/leasing/internal/memetcd"
 )
@@ -51,7 +55,7 @@ func TestEvents(t *testing.T) {
 			{"cut off", func() { r.conn.Cut(memetcd.Both); time.Sleep(2 * rigTTL) }, "key lost d, session in jeopardy"},
 			{"healed", func() { r.conn.Heal(); time.Sleep(rigTTL) }, "session recovered"},
 			{"owning again", func() { r.get("d") }, "key claimed d"},
-			{"closed", func() { r.kv.Close() }, "session lost"},
+			{"closed", func() { r.kv.Close() }, "key lost d, session lost"},
 		} {
 			step.do()
 			time.Sleep(100 * time.Millisecond)
@@ -76,6 +80,177 @@ func TestTooLargeIsEvicted(t *testing.T) {
 		}
 		if s := r.kv.Stats(); s.Evictions != 2 || s.Yields != 2 || s.Claims.Made != 2 {
 			t.Errorf("%d evictions, %d yields of %d claims, want 2 of each", s.Evictions, s.Yields, s.Claims.Made)
+		}
+	})
+}
+
+// deletesClaim reports whether a request is a yield of key.
+func deletesClaim(req proto.Message, key string) bool {
+	return names(req, "claims/"+key) && strings.Contains(req.(*etcdserverpb.TxnRequest).String(), "request_delete_range")
+}
+
+// A yield that is sent again, as the reply to the first was lost, is told once.
+func TestYieldWithALostReplyIsTold(t *testing.T) {
+	var j journal
+	onRigOf(t, Config{OnEvent: j.note}, func(t *testing.T, r *rig) {
+		r.get("k")
+		j.take()
+		lost := false
+		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			resp, err := do(ctx)
+			if !lost && deletesClaim(req, "k") {
+				lost = true
+				return nil, memetcd.ErrLost
+			}
+			return resp, err
+		})
+		if err := r.kv.Release(t.Context(), "k"); err != nil || !lost {
+			t.Fatal(err, lost)
+		}
+		if got, n := j.take(), r.kv.Stats().Yields; got != "key yielded k" || n != 1 {
+			t.Errorf("events: %s; %d yields", got, n)
+		}
+	})
+}
+
+// A claim whose REVOKE overtakes its reply is yielded for both, and told once, whichever
+// of the two yields goes first and even if both go in one request.
+func TestClaimIsYieldedOnce(t *testing.T) {
+	for _, busy := range []bool{false, true} { // those who send yields are, until the reply is there
+		var j journal
+		onRigOf(t, Config{OnEvent: j.note}, func(t *testing.T, r *rig) {
+			r.get("a")
+			r.get("b")
+			replies, yields := make(chan struct{}), make(chan struct{})
+			r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+				if busy && (deletesClaim(req, "a") || deletesClaim(req, "b")) {
+					<-yields
+				}
+				resp, err := do(ctx)
+				if names(req, "claims/k") && !deletesClaim(req, "k") {
+					<-replies
+				}
+				return resp, err
+			})
+			var wg sync.WaitGroup
+			wg.Go(func() { r.get("k") })
+			time.Sleep(time.Millisecond)
+			for _, k := range []string{"a", "b"} {
+				wg.Go(func() { _ = r.kv.Release(t.Context(), k) })
+				time.Sleep(time.Millisecond)
+			}
+			other, _ := r.other("other", 0)
+			defer other.Close()
+			wg.Go(func() { _, _ = other.Put(t.Context(), "k", "v") })
+			time.Sleep(10 * time.Millisecond)
+			j.take()
+			close(replies)
+			time.Sleep(10 * time.Millisecond)
+			close(yields)
+			wg.Wait()
+			time.Sleep(time.Second)
+			got, s := j.take(), r.kv.Stats()
+			if n := strings.Count(got, "key yielded k"); n != 1 || strings.Count(got, "key revoked k") != 1 {
+				t.Errorf("busy: %v: one claim was yielded %d times: %s", busy, n, got)
+			}
+			if s.Yields != 3 || s.RevokesAnswered != 1 {
+				t.Errorf("busy: %v: %d yields of 3 claims, %d REVOKEs of 1", busy, s.Yields, s.RevokesAnswered)
+			}
+		})
+	}
+}
+
+// A REVOKE that is listed after a gap in the watch was told before.
+func TestRevokeIsToldOnce(t *testing.T) {
+	var j journal
+	onRigOf(t, Config{OnEvent: j.note}, func(t *testing.T, r *rig) {
+		other, _ := r.other("other", 0)
+		defer other.Close()
+		r.get("k")
+		j.take()
+		lose := true
+		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			if lose && deletesClaim(req, "k") {
+				return nil, memetcd.ErrLost
+			}
+			return do(ctx)
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = other.Put(t.Context(), "k", "v") })
+		time.Sleep(100 * time.Millisecond)
+		r.conn.Cut(memetcd.Both)
+		r.conn.Reset()
+		if _, err := r.srv.NewClient("x").Put(t.Context(), "claims/x", ""); err != nil { // so that there is something to compact
+			t.Fatal(err)
+		}
+		if err := r.srv.Compact(r.srv.Revision()); err != nil {
+			t.Fatal(err)
+		}
+		r.conn.Heal()
+		time.Sleep(10 * time.Second)
+		lose = false
+		wg.Wait()
+		time.Sleep(5 * time.Second)
+		if got, n := j.take(), r.kv.Stats().RevokesAnswered; got != "key revoked k, key yielded k" || n != 1 {
+			t.Errorf("events: %s; %d REVOKEs are counted", got, n)
+		}
+	})
+}
+
+// What the watch tells late of an earlier grant is no news of a key that is owned again.
+func TestOldRevokeIsNotTold(t *testing.T) {
+	var j journal
+	onRigOf(t, Config{OnEvent: j.note}, func(t *testing.T, r *rig) {
+		other, _ := r.other("other", 0)
+		defer other.Close()
+		r.get("k")
+		r.conn.DelayWatch(time.Second)
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = other.Put(t.Context(), "k", "v") })
+		time.Sleep(10 * time.Millisecond)
+		if err := r.kv.Release(t.Context(), "k"); err != nil {
+			t.Fatal(err)
+		}
+		wg.Wait()
+		r.get("k")
+		j.take()
+		time.Sleep(5 * time.Second)
+		r.wantOwned("k")
+		if got, s := j.take(), r.kv.Stats(); got != "" || s.RevokesAnswered != 0 || s.Yields != 1 {
+			t.Errorf("events: %s; %d REVOKEs, %d yields", got, s.RevokesAnswered, s.Yields)
+		}
+	})
+}
+
+// What makes a silent watch speak is nobody's REVOKE, however often it is put.
+func TestBeaconIsNotTold(t *testing.T) {
+	var j journal
+	onRigOf(t, Config{OnEvent: j.note}, func(t *testing.T, r *rig) {
+		j.take()
+		r.conn.DelayWatch(9 * time.Second)
+		time.Sleep(30 * time.Second)
+		r.conn.DelayWatch(0)
+		time.Sleep(10 * time.Second)
+		_, contended := r.kv.TopKeys(1)
+		if got, s := j.take(), r.kv.Stats(); got != "" || s.RevokesAnswered != 0 || s.Yields != 0 || len(contended) > 0 {
+			t.Errorf("events: %s; %d REVOKEs, %d yields, contended: %v", got, s.RevokesAnswered, s.Yields, contended)
+		}
+		if claims := r.claims(); len(claims) > 0 {
+			t.Errorf("claims of %q", claims)
+		}
+	})
+}
+
+// Keys that are given up with the session are lost, each of them.
+func TestKeysAreLostWithTheSession(t *testing.T) {
+	var j journal
+	onRigOf(t, Config{OnEvent: j.note}, func(t *testing.T, r *rig) {
+		r.get("k")
+		j.take()
+		r.conn.DelayWatch(time.Hour)
+		time.Sleep(2 * time.Minute)
+		if got, n := j.take(), r.kv.Stats().Lost; !strings.HasPrefix(got, "key lost k, session in jeopardy") || n != 1 {
+			t.Errorf("events: %s; %d keys lost", got, n)
 		}
 	})
 }

@@ -33,7 +33,7 @@ func (s *script) keep(rng *rand.Rand, until time.Time, slack, idle time.Duration
 		ys, next := s.c.sweep(s.now, idle)
 		for _, y := range ys {
 			gone[y.key] = s.now
-			s.c.yielded(y, 1<<40)
+			s.c.yielded(y, 1<<40, true)
 		}
 		if !next.After(s.now) {
 			continue

@@ -20,10 +20,10 @@ type Stats struct {
 	UnknownOutcomes uint64 // writes of which it is not known whether they were applied
 	RevokesSent     uint64 // keys that others were asked for
 	RevokesAnswered uint64 // keys of ours that others asked for
-	Yields          uint64 // claims of ours that were deleted, confirmed
+	Yields          uint64 // claims of ours that were given back, confirmed; not those that went with their leases, as all do at Close
 	Evictions       uint64 // keys given up because of Config.MaxKeys or MaxBytes
 	Idle            uint64 // keys given up because of Config.IdleTimeout
-	Lost            uint64 // keys whose claim went without our doing: its lease was over, or somebody deleted it
+	Lost            uint64 // keys whose claim somebody deleted, or whose lease was over or was given up with the session
 	Strangers       uint64 // keys that a stranger wrote while they were owned; see Config.WatchData
 	EventsLost      uint64 // events that Config.OnEvent was not told of
 

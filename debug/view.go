@@ -127,10 +127,10 @@ func handTable(r report) table {
 	return scaled(table{"Changes of hands", "Keys that came and went", []row{
 		{Name: "Revokes sent", Means: "keys that others were asked for", Count: h.RevokesSent},
 		{Name: "Revokes answered", Means: "keys of ours that others asked for", Count: h.RevokesAnswered},
-		{Name: "Yields", Means: "claims of ours that were deleted, confirmed", Count: h.Yields},
+		{Name: "Yields", Means: "claims of ours that were given back, confirmed", Count: h.Yields},
 		{Name: "Evictions", Means: "too many keys, or too large", Count: h.Evictions},
 		{Name: "Idle", Means: "nobody read the key", Count: h.Idle},
-		{Name: "Lost", Means: "the claim went without our doing", Count: h.Lost},
+		{Name: "Lost", Means: "somebody deleted the claim, or its lease was over or given up", Count: h.Lost},
 		{Name: "Strangers", Means: "a stranger wrote the key while it was owned", Count: h.Strangers},
 		{Name: "Events lost", Means: "the observer of events was not told of them", Count: r.EventsLost},
 	}})

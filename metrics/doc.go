@@ -32,11 +32,12 @@
 //	leasing_claim_seconds           from a read that begins a claim to its reply; a histogram
 //	leasing_revokes_sent_total      keys that other owners were asked for
 //	leasing_revokes_answered_total  keys of this KV that others asked for
-//	leasing_yields_total            claims of this KV that were deleted, confirmed
+//	leasing_yields_total            claims of this KV that were given back, confirmed; not those that went
+//	                                with their leases, as all do at Close
 //	leasing_evictions_total         keys given up because of Config.MaxKeys or Config.MaxBytes
 //	leasing_idle_total              keys given up because of Config.IdleTimeout
-//	leasing_lost_total              owned keys whose claim went without this KV's doing: its lease was
-//	                                over, or somebody deleted it
+//	leasing_lost_total              owned keys whose claim somebody deleted, or whose lease was over or was
+//	                                given up with the session, as by a silent watch, or at Close
 //	leasing_strangers_total         owned keys that a stranger wrote: see Config.WatchData
 //
 //	leasing_leases                  live leases that claims hang on
@@ -91,8 +92,8 @@
 //
 //	increase(leasing_unknown_outcomes_total[10m]) > 0
 //
-// Claims went while their keys were owned: leases were over, or somebody deletes claims
-// or revokes leases by hand.
+// Claims went while their keys were owned: leases were over, the watch on the claims was
+// silent or refused, or somebody deletes claims or revokes leases by hand.
 //
 //	increase(leasing_lost_total[10m]) > 0
 //
