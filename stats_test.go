@@ -271,6 +271,30 @@ func TestTopKeys(t *testing.T) {
 	})
 }
 
+// Transactions that are answered from memory are reads of their keys as gets are.
+func TestTopKeysOfTransactions(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		r.get("k")
+		r.get("l")
+		const reads = 100 * sampled
+		for range reads {
+			_, err := r.kv.Txn(t.Context()).If(clientv3.Compare(clientv3.Version("l"), "=", 0)).Then(clientv3.OpGet("k")).Commit()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		hot, _ := r.kv.TopKeys(3)
+		if len(hot) != 2 {
+			t.Fatalf("hot: %v", hot)
+		}
+		for _, k := range hot {
+			if k.Count > reads || k.Count < reads/2 { // less what was left over in each stripe
+				t.Errorf("hot: %v after %d reads", k, reads)
+			}
+		}
+	})
+}
+
 // However many keys come, what is noted stays bounded, and a frequent key is found.
 func TestTopKeysAreBounded(t *testing.T) {
 	var top topKeys

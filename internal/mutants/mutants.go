@@ -176,6 +176,8 @@ func mutants() []mutant {
 			"y.grant != 0 && (there || e.lease != nil)", "y.grant != 0 && there"},
 		{"a REVOKE is told again after a gap in the watch", "I9", "cache_news.go",
 			"	if grant <= p.asked {\n", "	if grant < p.asked {\n"},
+		{"reads count before it is known whether they can be answered from memory", "I9", "cache.go",
+			"		return sight{e.snap.Load(), e}\n", "		return sight{c.lookup(string(key)), e}\n"},
 		{"a claim that was not sent is not tried again", "I9", "bulk.go",
 			"	return cl.hdr != nil, nil\n", "	return true, nil\n"},
 		// What takes memory without bound.
