@@ -74,8 +74,8 @@ type Config struct {
 
 	// OnEvent is told of what happens to the session and to keys; nil means that
 	// nobody is. It is called by one goroutine, one event after the other, and may
-	// take its time: up to 4,096 events wait for it, more are lost, which
-	// Stats.EventsLost tells. It must not call Close. Close does not wait for it for
+	// take its time: up to 4,096 events wait for it, and some of the session besides; more
+	// are lost, which Stats.EventsLost tells. It must not call Close. Close does not wait for it for
 	// longer than for anything else.
 	OnEvent func(Event)
 

@@ -47,8 +47,13 @@ func (k EventKind) String() string {
 	return names[k-1]
 }
 
-// maxEvents is how many events wait for the observer. More are lost, and counted.
-const maxEvents = 4096
+const (
+	// maxEvents is how many events wait for the observer. More are lost, and counted.
+	maxEvents = 4096
+	// sessionEvents is how many of the session may wait besides. They come after those of
+	// the keys that go with it, however many these are.
+	sessionEvents = 64
+)
 
 // events are those that the observer has not been told of. A nil *events takes none.
 type events struct {
@@ -59,6 +64,7 @@ type events struct {
 	// under it.
 	mu      sync.Mutex
 	waiting []Event
+	taken   int           // how many more are about to be told
 	more    chan struct{} // has room for one
 }
 
@@ -87,7 +93,11 @@ func (es *events) session(kind EventKind, why string) {
 func (es *events) put(e Event) {
 	e.Time = time.Now()
 	es.mu.Lock()
-	full := len(es.waiting) >= maxEvents
+	n, room := es.taken+len(es.waiting), maxEvents
+	if e.Kind < KeyClaimed {
+		room += sessionEvents
+	}
+	full := n >= room
 	if !full {
 		es.waiting = append(es.waiting, e)
 	}
@@ -102,13 +112,20 @@ func (es *events) put(e Event) {
 	}
 }
 
-// take returns what is waiting.
+// take returns what is waiting. It counts as waiting until telling is called for it.
 func (es *events) take() []Event {
 	es.mu.Lock()
 	defer es.mu.Unlock()
 	out := es.waiting
-	es.waiting = nil
+	es.waiting, es.taken = nil, len(out)
 	return out
+}
+
+// telling is called when the next of those that were taken does not wait any more.
+func (es *events) telling() {
+	es.mu.Lock()
+	defer es.mu.Unlock()
+	es.taken--
 }
 
 // deliver tells the observer of events until done is closed, and then of those that
@@ -121,6 +138,7 @@ func (es *events) deliver(done <-chan struct{}) {
 			over = true
 		}
 		for _, e := range es.take() {
+			es.telling()
 			es.observer(e)
 		}
 	}

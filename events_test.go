@@ -277,6 +277,38 @@ func TestSlowObserver(t *testing.T) {
 	})
 }
 
+// What has been taken from the queue and not been told yet waits, too; and events of the
+// session find room however many keys go with it.
+func TestEventsThatWaitAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lost := 0
+		var told []EventKind
+		wait, done := make(chan struct{}), make(chan struct{})
+		es := newEvents(func(e Event) { <-wait; told = append(told, e.Kind) }, func() { lost++ })
+		go es.deliver(done)
+		es.key(KeyClaimed, "first")
+		synctest.Wait() // the observer is at it
+		for range maxEvents {
+			es.key(KeyClaimed, "k")
+		}
+		wait <- struct{}{} // now it has taken all others, and is at their first
+		synctest.Wait()
+		for range maxEvents {
+			es.key(KeyLost, "k")
+		}
+		if want := maxEvents - 1; lost != want {
+			t.Errorf("%d events are lost, want %d", lost, want)
+		}
+		es.session(SessionJeopardy, "test")
+		close(wait)
+		close(done)
+		synctest.Wait()
+		if n := len(told); n != maxEvents+3 || told[n-1] != SessionJeopardy {
+			t.Errorf("%d events are told, the last is %v", n, told[n-1])
+		}
+	})
+}
+
 // An observer may use the KV.
 func TestObserverMayUseTheKV(t *testing.T) {
 	var r *rig

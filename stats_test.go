@@ -96,6 +96,12 @@ func TestStats(t *testing.T) {
 				must(err)
 			}, "Forwards.Kind+1"},
 			{"range", func() { get(r.kv, "k", clientv3.WithPrefix()) }, "Forwards.Kind+1"},
+			{"stream", func() {
+				stream, err := r.kv.GetStream(t.Context(), "k", clientv3.WithPrefix())
+				must(err)
+				for range stream {
+				}
+			}, "Forwards.Kind+1"},
 			{"foreign key", func() { get(r.kv, "foreign") }, "Forwards.Foreign+1"},
 			{"write of an owned key", func() { put(r.kv, "k") }, "Writes+1"},
 			{"takeover", func() { put(r.kv, "foreign") }, "RevokesSent+1 TakeoverWait+1 Takeovers+1 Writes+1"},
@@ -192,6 +198,63 @@ func TestStatsOfReadsThatAreTooSeldom(t *testing.T) {
 		}
 		if got := r.changes(func() { r.get("k"); r.get("k") }); got != "ClaimTime+1 Claims.Made+1 Entries+1 Hits+1" {
 			t.Errorf("the next two: %s", got)
+		}
+	})
+}
+
+// A read whose claim was begun, and could not be sent, was not too seldom.
+func TestStatsOfClaimsThatAreDropped(t *testing.T) {
+	for _, after := range []int{1, 2} {
+		onRigOf(t, Config{ClaimAfter: after}, func(t *testing.T, r *rig) {
+			for _, k := range []string{"s0", "s1", "k"} {
+				for range after - 1 {
+					r.get(k)
+				}
+			}
+			stop := make(chan struct{})
+			r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+				<-stop
+				return do(ctx)
+			})
+			var wg sync.WaitGroup
+			for _, k := range []string{"s0", "s1"} { // those who send claims are busy
+				wg.Go(func() { _, _ = r.kv.Get(t.Context(), k) })
+				time.Sleep(time.Millisecond)
+			}
+			before := counts(r.kv.Stats())
+			r.get("k")
+			now := counts(r.kv.Stats())
+			if now["Claims.Dropped"] != before["Claims.Dropped"]+1 || now["Forwards.NoSession"] != before["Forwards.NoSession"]+1 ||
+				now["Forwards.Seldom"] != before["Forwards.Seldom"] {
+				t.Errorf("ClaimAfter %d: %v, before: %v", after, now, before)
+			}
+			close(stop)
+			wg.Wait()
+		})
+	}
+}
+
+// A write that waits for a yield of ours takes nothing over, and what many readers wait
+// for is one claim.
+func TestStatsOfWaits(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			time.Sleep(50 * time.Millisecond)
+			return do(ctx)
+		})
+		if got := r.changes(func() {
+			for range 10 {
+				go r.get("k")
+			}
+		}); got != "ClaimTime+10 Claims.Made+1 Entries+1" {
+			t.Errorf("ten readers of a key: %s", got)
+		}
+		if got := r.changes(func() {
+			go r.kv.Release(t.Context(), "k")
+			time.Sleep(time.Millisecond)
+			r.put("k", "v")
+		}); got != "Entries+18446744073709551615 Writes+1 Yields+1" {
+			t.Errorf("a write beside our own yield: %s", got)
 		}
 	})
 }

@@ -29,7 +29,7 @@
 //	leasing_entries                 keys that are owned
 //	leasing_bytes                   about how much memory they take: see Config.MaxBytes
 //	leasing_claims_total            keys that were to be claimed, by outcome
-//	leasing_claim_seconds           from a read that begins a claim to its reply; a histogram
+//	leasing_claim_seconds           how long reads waited for a claim, which many may share; a histogram
 //	leasing_revokes_sent_total      keys that other owners were asked for
 //	leasing_revokes_answered_total  keys of this KV that others asked for
 //	leasing_yields_total            claims of this KV that were given back, confirmed; not those that went
@@ -48,7 +48,7 @@
 //
 // The reasons of leasing_forwards_total:
 //
-//	kind        ranges, historical reads and the like, which are always sent
+//	kind        ranges, streams, historical reads and the like, which are always sent
 //	foreign     somebody else owns the key
 //	resting     the key was given back, or refused, a short time ago
 //	writing     a write of this KV to the key is under way

@@ -52,7 +52,7 @@ func ownership() []family {
 			func(s *leasing.Stats) float64 { return float64(s.Bytes) }),
 		counters("leasing_claims_total", "Keys that were to be claimed, by what became of it.",
 			"outcome", func(s *leasing.Stats) map[string]uint64 { return byOutcome(s.Claims) }),
-		histogram("leasing_claim_seconds", "How long it took from a read that begins a claim to its reply.",
+		histogram("leasing_claim_seconds", "How long reads waited for a claim, which many may share.",
 			func(s *leasing.Stats) leasing.Histogram { return s.ClaimTime }),
 		counter("leasing_revokes_sent_total", "Keys that other owners were asked for.",
 			func(s *leasing.Stats) uint64 { return s.RevokesSent }),
