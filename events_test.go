@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -168,9 +169,9 @@ func TestRevokeIsToldOnce(t *testing.T) {
 		defer other.Close()
 		r.get("k")
 		j.take()
-		lose := true
+		var heal atomic.Bool
 		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
-			if lose && deletesClaim(req, "k") {
+			if !heal.Load() && deletesClaim(req, "k") {
 				return nil, memetcd.ErrLost
 			}
 			return do(ctx)
@@ -188,7 +189,7 @@ func TestRevokeIsToldOnce(t *testing.T) {
 		}
 		r.conn.Heal()
 		time.Sleep(10 * time.Second)
-		lose = false
+		heal.Store(true)
 		wg.Wait()
 		time.Sleep(5 * time.Second)
 		if got, n := j.take(), r.kv.Stats().RevokesAnswered; got != "key revoked k, key yielded k" || n != 1 {
