@@ -246,7 +246,7 @@ func TestStatsOfWaits(t *testing.T) {
 			for range 10 {
 				go r.get("k")
 			}
-		}); got != "ClaimTime+10 Claims.Made+1 Entries+1" {
+		}); !strings.HasPrefix(got, "ClaimTime+10 Claims.Made+1 Entries+1") { // those who came late have hits, too
 			t.Errorf("ten readers of a key: %s", got)
 		}
 		if got := r.changes(func() {
