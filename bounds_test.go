@@ -75,7 +75,16 @@ func TestMaxKeysWhileTheyAreWritten(t *testing.T) {
 func TestPrefetchDisplacesNothingUnderMaxBytes(t *testing.T) {
 	const room, owned, size = 16, 10, keyOverhead + 1005
 	for _, mine := range []int{1000, 1} { // bytes in a value
-		onRigOf(t, Config{MaxBytes: room * size}, func(t *testing.T, r *rig) {
+		var last Event
+		displaced := func(e Event) {
+			if e.Kind == KeyEvicted && (last.Kind != KeyClaimed || last.Key != e.Key) {
+				t.Errorf("beside values of %d bytes: %s goes, which was owned", mine, e.Key)
+			}
+			if e.Kind != KeyYielded {
+				last = e
+			}
+		}
+		onRigOf(t, Config{MaxBytes: room * size, OnEvent: displaced}, func(t *testing.T, r *rig) {
 			root := r.srv.NewClient("root")
 			fill := func(key string, n int) {
 				if _, err := root.Put(t.Context(), key, strings.Repeat("v", n)); err != nil {
