@@ -8,17 +8,17 @@ UPSTREAM ?= -count=5
 SIM ?= -sim.for 2m
 
 GOFMT = $(shell $(GO) env GOROOT)/bin/gofmt
-MODULES = . metrics metrics/dashboard integration integration/bench integration/upstream
+MODULES = . metrics metrics/dashboard integration integration/bench integration/upstream proxy
 STATICCHECK = $(CURDIR)/bin/staticcheck
 
 # The race detector needs cgo, and so a C compiler.
 RACE = $(if $(filter 1,$(shell $(GO) env CGO_ENABLED)),-race)
 
-.PHONY: test lint unit sim integration faults upstream demo scoreboard mutants bench fuzz clean race
+.PHONY: test lint unit sim integration proxy faults upstream demo scoreboard mutants bench bench-proxy fuzz clean race
 .DEFAULT_GOAL = test
 
 # What must pass before a commit. The output of go test comes last.
-test: lint unit sim mutants integration upstream
+test: lint unit sim mutants integration upstream proxy
 
 # Formatting, vet, staticcheck, and a go.mod and go.sum that are tidy.
 lint: $(STATICCHECK)
@@ -48,6 +48,11 @@ sim:
 integration: race
 	$(GO) -C integration test $(RACE) -p 1 ./...
 	$(GO) -C integration/bench test -short ./...
+
+# The proxy on real etcd, with etcd's own etcdctl, which this builds, and, if node and npm
+# are installed, with a JavaScript client from the npm registry.
+proxy: race
+	$(GO) -C proxy test $(RACE) -p 1 ./...
 
 # The tests under faults of real etcd for longer. Each variation lasts one to seven
 # times DURATION, which is 3s in make test.
@@ -81,6 +86,12 @@ mutants:
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem .
 	@$(GO) -C integration/bench run . $(or $(BENCH),-o ../../docs/benchmarks.md -plots ../../docs)
+
+# The proxy beside etcd's leasing proxy and a direct connection: five minutes on two cores
+# that do nothing else. It writes docs/proxy.md. For a part, which is only printed:
+# make bench-proxy BENCH="-rounds 1"
+bench-proxy:
+	@$(GO) -C proxy run ./bench $(or $(BENCH),-o ../docs/proxy.md)
 
 fuzz:
 	@for f in $$($(GO) test -list '^Fuzz' . | grep '^Fuzz'); do \

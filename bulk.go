@@ -54,9 +54,9 @@ func (kv *KV) Owned(key string) bool {
 // not apply.
 //
 // If keys cannot be claimed, because a connection broke, say, Prefetch goes on as soon
-// as they can. It gives an error that says why if not one could be claimed for 10 s,
-// and at once if that is not going to change by itself: somebody who may not watch
-// the claim prefix owns nothing. Reads work all the same, so the caller may well go
+// as they can. It gives an error that says why if not one could be claimed for 10 s, at
+// once if that is not going to change by itself (somebody who may not watch the claim
+// prefix owns nothing), and in the end if etcd has refused every claim. Reads work all the same, so the caller may well go
 // on. With any error, the number is what is owned by then. When ctx ends, up to
 // 400 claims that are under way may still go through.
 //
@@ -80,7 +80,11 @@ func (kv *KV) Prefetch(ctx context.Context, key string, opts ...clientv3.OpOptio
 	if err == nil {
 		err = kv.closed() // meanwhile, so that nothing is owned
 	}
-	return p.owned(), err
+	owned = p.owned()
+	if why := kv.session.troubles(); err == nil && owned == 0 && p.untold && why != nil {
+		err = fmt.Errorf("leasing: no key under %q could be claimed: %w", key, why)
+	}
+	return owned, err
 }
 
 // prefetchRange returns what keys the arguments of a Prefetch mean, and how many at
@@ -121,6 +125,8 @@ type prefetch struct {
 	kv    *KV
 	limit int64    // how many more keys may be listed
 	had   []string // the keys that were owned when they were looked at
+
+	untold bool // of some claim etcd has not told who has the key
 }
 
 // owned returns how many of the keys are owned now.
@@ -181,7 +187,7 @@ func (p *prefetch) claim(ctx context.Context, keys []string) error {
 			pace.reset()
 		}
 		if why, stays := p.kv.session.obstacle(now); stays || now.Sub(progress) > prefetchPatience {
-			return fmt.Errorf("leasing: keys cannot be claimed now, the next is %q: %s", left[0], why)
+			return fmt.Errorf("leasing: keys cannot be claimed now, the next is %q: %w", left[0], why)
 		}
 		if err := p.kv.wait(ctx, nil, &pace); err != nil {
 			return err
@@ -234,6 +240,7 @@ func (p *prefetch) await(ctx context.Context, claims []*claim) (untold []string,
 		case err != nil:
 			return nil, err
 		case !told:
+			p.untold = true
 			untold = append(untold, cl.key)
 		case p.kv.Owned(cl.key):
 			p.had = append(p.had, cl.key)
@@ -256,7 +263,8 @@ func (p *prefetch) told(ctx context.Context, cl *claim) (bool, error) {
 
 // Release gives keys back: they are forgotten, their claims are deleted in batches,
 // and when it returns nil, that is confirmed: nobody has to ask for them any more.
-// Keys that are not owned are no error. A key that is being claimed is given back as
+// Keys that are not owned are no error; the claims of those that were lost with the
+// session go with its leases, which nobody waits for here. A key that is being claimed is given back as
 // soon as it is owned, and one that is being written is given back meanwhile, at the
 // cost of one more request at most. No rest follows: the next read may claim the key
 // again.

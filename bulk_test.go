@@ -424,7 +424,7 @@ func TestPrefetchWithoutASession(t *testing.T) {
 				t.Errorf("it took %v to say so", d)
 			}
 		}
-		try(a, "does not answer", 11*time.Second)
+		try(a, "claims fail", 11*time.Second)
 		a.conn.Intercept(nil)
 
 		b := c.client("b")

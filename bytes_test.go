@@ -166,7 +166,7 @@ func TestMaxBytes(t *testing.T) {
 	}{
 		{Config{MaxBytes: 10 * (keyOverhead + 1000)}, 9}, // the keys count, too
 		{Config{MaxBytes: 10 * (keyOverhead + 1000), MaxKeys: 4}, 4},
-		{Config{MaxBytes: 1}, 0},
+		{Config{MaxBytes: keyOverhead + 1}, 0},
 	} {
 		onRigOf(t, tt.cfg, func(t *testing.T, r *rig) {
 			value := strings.Repeat("v", 1000)

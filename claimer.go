@@ -2,6 +2,7 @@ package leasing
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -53,23 +54,23 @@ func (s *session) mayClaim(now time.Time) bool {
 	return s.ears && !s.ended && len(s.leases) > 0 && !now.Before(s.hold) && !stuck
 }
 
-// obstacle says why nothing is claimed, for an error, and whether that will stay so
-// as long as nobody does anything about it.
-func (s *session) obstacle(now time.Time) (why string, stays bool) {
+// obstacle says why nothing is claimed, and whether that will stay so as long as nobody
+// does anything about it.
+func (s *session) obstacle(now time.Time) (why error, stays bool) {
 	silent := s.silent(now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.ended:
-		return "the session with etcd has ended", true
-	case s.deafened:
-		return "etcd refuses the watch on the claim prefix", true
+		return errors.New("the session with etcd has ended"), true
+	case s.trouble != nil:
+		return s.trouble, s.deafened
 	case !s.ears, silent:
-		return "the watch on the claim prefix is down", false
+		return errors.New("the watch on the claim prefix is down"), false
 	case len(s.leases) == 0:
-		return "there is no lease", false
+		return errors.New("there is no lease"), false
 	}
-	return "etcd does not answer claims, or grants no more leases", false
+	return errors.New("etcd does not answer claims, or grants no more leases"), false
 }
 
 // refuseQueued gives up the claims that have not been sent, and so wakes those
@@ -191,6 +192,7 @@ func (s *session) setSending(i int, t time.Time) {
 func (s *session) denied(key string, err error) {
 	log := s.log.Debug
 	s.mu.Lock()
+	s.trouble = fmt.Errorf("etcd refuses claims: %w", err)
 	if !s.denials && errors.Is(err, rpctypes.ErrPermissionDenied) {
 		s.denials, log = true, s.log.Warn
 	}
@@ -224,11 +226,14 @@ func (s *session) claimReply(resp *etcdserverpb.TxnResponse, hdr *etcdserverpb.R
 // each time, until one succeeds.
 func (s *session) holdClaims(err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if err == nil {
 		s.pace.reset()
+		s.trouble = nil
+		s.mu.Unlock()
 		return
 	}
 	s.hold = time.Now().Add(s.pace.pause())
+	s.trouble = fmt.Errorf("claims fail: %w", err)
+	s.mu.Unlock()
 	s.log.Debug("leasing: claims failed, reads go to etcd", zap.Error(err))
 }

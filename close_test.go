@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"testing"
@@ -200,10 +201,16 @@ func TestWrongConfigs(t *testing.T) {
 			{leasing.Config{Prefix: "p/", TTL: -1}, []string{"TTL", "-1ns", "1s"}},
 			{leasing.Config{Prefix: "p/", TTL: -time.Hour}, []string{"TTL", "-1h0m0s"}},
 			{leasing.Config{Prefix: "p/", TTL: time.Second - 1}, []string{"TTL", "999.999999ms", "1s"}},
+			{leasing.Config{Prefix: "p/", TTL: 366 * 24 * time.Hour}, []string{"TTL", "8784h0m0s", "year"}},
+			{leasing.Config{Prefix: "p/", TTL: math.MaxInt64}, []string{"TTL", "year"}},
 			{leasing.Config{Prefix: "p/", MaxTxnOps: -1}, []string{"MaxTxnOps", "-1"}},
 			{leasing.Config{Prefix: "p/", MaxTxnOps: 7}, []string{"MaxTxnOps", "7", "8"}},
 			{leasing.Config{Prefix: "p/", MaxKeys: -1}, []string{"MaxKeys", "-1"}},
 			{leasing.Config{Prefix: "p/", MaxBytes: -1}, []string{"MaxBytes", "-1", "0"}},
+			{leasing.Config{Prefix: "p/", MaxBytes: 244}, []string{"MaxBytes", "244", "at least 245"}},
+			{leasing.Config{Prefix: "p/", ClaimAfter: -1}, []string{"ClaimAfter", "-1"}},
+			{leasing.Config{Prefix: "p/", WatchData: []string{"d/", "p/"}}, []string{"WatchData", `"p/"`, "claim prefix"}},
+			{leasing.Config{Prefix: "p/", WatchData: []string{"p/d/"}}, []string{"WatchData", `"p/d/"`}},
 			{leasing.Config{Prefix: "p/", IdleTimeout: -1}, []string{"IdleTimeout", "-1ns", "1s"}},
 			{leasing.Config{Prefix: "p/", IdleTimeout: time.Second - 1}, []string{"IdleTimeout", "999.999999ms", "1s"}},
 		} {

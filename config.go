@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -21,8 +23,8 @@ type Config struct {
 	// TTL is the time to live of the leases that the claims hang on: for so
 	// long a write may have to wait if the owner of its key is cut off from
 	// etcd, and nearly so long the owner serves reads then. It is rounded up
-	// to whole seconds; 0 means 60 s, and less than 1 s is refused. etcd may
-	// grant more than asked for.
+	// to whole seconds; 0 means 60 s, and less than 1 s or more than a year is
+	// refused. etcd may grant more than asked for.
 	TTL time.Duration
 
 	// MaxTxnOps is the servers' --max-txn-ops, at least 8; 0 means 128, etcd's
@@ -39,7 +41,7 @@ type Config struct {
 
 	// MaxBytes is how much memory the keys that are owned may take here, at most:
 	// the keys, their values, and 244 bytes for each; 0 means no bound but MaxKeys,
-	// which holds in any case. When they take more, keys are given back as with
+	// which holds in any case, and less than 245 is refused. When they take more, keys are given back as with
 	// MaxKeys. A key that takes more by itself is read from etcd: it goes to those
 	// who read it, and is not kept. The estimate leaves out what is remembered of
 	// keys that are not owned, at most 65,536: their names and 270 bytes for each.
@@ -67,9 +69,9 @@ type Config struct {
 	// reads from memory are old for the delay of a watch, instead of for as long as
 	// the key is owned; they are still not linearizable for such writes, and
 	// strangers' writes are not noticed while the watch is interrupted, nor one after which
-	// this KV writes the key itself before the watch tells. Every write
-	// under the prefixes is sent to this KV. The empty prefix means all keys. It takes
-	// the right to read them.
+	// this KV writes the key itself before the watch tells. Every write under the prefixes
+	// is sent to this KV. The empty prefix means all keys. One under the claim prefix is
+	// refused, as there is no data. It takes the right to read them.
 	WatchData []string
 
 	// OnEvent is told of what happens to the session and to keys; nil means that
@@ -87,6 +89,7 @@ type Config struct {
 
 const (
 	defaultTTL       = 60 * time.Second
+	maxTTL           = 365 * 24 * time.Hour // far from what clocks count in nanoseconds
 	defaultMaxTxnOps = 128
 	defaultMaxKeys   = 100_000
 )
@@ -98,19 +101,37 @@ func (cfg Config) validate() (Config, error) {
 		return cfg, errors.New("leasing: Config.Prefix is empty: name a prefix that holds no data, such as \"leasing/\"")
 	case cfg.TTL < 0 || cfg.TTL > 0 && cfg.TTL < time.Second:
 		return cfg, fmt.Errorf("leasing: Config.TTL is %v: it must be at least 1s, or 0 for %v", cfg.TTL, defaultTTL)
+	case cfg.TTL > maxTTL:
+		return cfg, fmt.Errorf("leasing: Config.TTL is %v: it must be at most a year: a writer waits for so long if an owner is gone", cfg.TTL)
 	case cfg.MaxTxnOps < 0 || cfg.MaxTxnOps > 0 && cfg.MaxTxnOps < 8:
 		return cfg, fmt.Errorf("leasing: Config.MaxTxnOps is %d: it must be at least 8, or 0 for %d", cfg.MaxTxnOps, defaultMaxTxnOps)
 	case cfg.MaxKeys < 0:
 		return cfg, fmt.Errorf("leasing: Config.MaxKeys is %d: it must be at least 1, or 0 for %d", cfg.MaxKeys, defaultMaxKeys)
 	case cfg.ClaimAfter < 0:
 		return cfg, fmt.Errorf("leasing: Config.ClaimAfter is %d: it must be at least 1, or 0 for the first read", cfg.ClaimAfter)
-	case cfg.MaxBytes < 0:
-		return cfg, fmt.Errorf("leasing: Config.MaxBytes is %d: it must be at least 1, or 0 for no bound", cfg.MaxBytes)
+	case cfg.MaxBytes < 0 || cfg.MaxBytes > 0 && cfg.MaxBytes <= keyOverhead:
+		return cfg, fmt.Errorf("leasing: Config.MaxBytes is %d: it must be at least %d, for one key, or 0 for no bound", cfg.MaxBytes, keyOverhead+1)
 	case cfg.IdleTimeout < 0 || cfg.IdleTimeout > 0 && cfg.IdleTimeout < time.Second:
 		return cfg, fmt.Errorf("leasing: Config.IdleTimeout is %v: it must be at least 1s, or 0 for none", cfg.IdleTimeout)
 	}
+	for _, prefix := range cfg.WatchData {
+		if strings.HasPrefix(prefix, cfg.Prefix) {
+			return cfg, fmt.Errorf("leasing: Config.WatchData has %q, which is under the claim prefix %q, where there is no data", prefix, cfg.Prefix)
+		}
+	}
+	cfg.WatchData = outermost(cfg.WatchData)
 	cfg.TTL = cmp.Or(cfg.TTL, defaultTTL)
 	cfg.MaxTxnOps = cmp.Or(cfg.MaxTxnOps, defaultMaxTxnOps)
 	cfg.MaxKeys = cmp.Or(cfg.MaxKeys, defaultMaxKeys)
 	return cfg, nil
+}
+
+// outermost returns the prefixes that no other one covers, each once.
+func outermost(prefixes []string) (out []string) {
+	for _, p := range slices.Sorted(slices.Values(prefixes)) { // behind those that cover it
+		if n := len(out); n == 0 || !strings.HasPrefix(p, out[n-1]) {
+			out = append(out, p)
+		}
+	}
+	return out
 }

@@ -40,7 +40,9 @@
 //     DeadlineExceeded. A server without a leader may answer so, but of what it
 //     never proposed. MaxUnaryRetries: 1 in the client's configuration rules
 //     even that out, for reads as well.
-//   - The TTL is at most 300 s where etcd's lease checkpointing is on.
+//   - The TTL is at most 300 s where etcd's lease checkpointing is on. It is off by
+//     default: --feature-gates=LeaseCheckpoint=true turns it on, and in etcd 3.5
+//     --experimental-enable-lease-checkpoint.
 //
 // # Costs
 //
@@ -52,10 +54,10 @@
 //
 // A write of a key that nobody else owns is one transaction. A write of a key that
 // somebody else owns takes three: the request for it, the owner's yield, and the
-// write. It takes one more, which is refused, if the KV did not know of the owner:
-// always for a deletion, whose first transaction holds no put, so that etcd takes
-// deletions while it is out of space; and for a put if the last 64 keys that the KV
-// wrote without owning them were nobody's, as to be ready to revoke makes every put
+// write. If the KV did not know of the owner, it may take one more, which is
+// refused. A deletion does always: its first transaction holds no put, so that etcd
+// takes deletions while it is out of space. A put does if the last 64 keys that the
+// KV wrote without owning them were nobody's: to be ready to revoke makes every put
 // slower. Deletions of ranges list the claims of the range first.
 //
 // A key that was asked for rests before it is claimed again: 250 ms, and longer
@@ -68,7 +70,8 @@
 // asks for it, until it is given back with [KV.Release], until more keys are owned
 // than Config.MaxKeys and Config.MaxBytes allow and it is among those that are
 // read least, until it was not read for Config.IdleTimeout, or until the KV is
-// closed: one more key in etcd for each, and one lease to renew for each 1,000.
+// closed: one more key in etcd for each, and one lease to renew for each 1,000,
+// and perhaps a spare.
 // Every KV watches all claims under its prefix. Read huge key sets with the plain
 // client, or set Config.ClaimAfter, so that only keys are claimed that are read
 // more than once.
@@ -101,10 +104,15 @@
 // A KV that may not watch or write the claim prefix claims nothing: reads go
 // to etcd. Without the right to read claims all writes are refused, with etcd's
 // permission error; without the right to write them, puts of single keys are,
-// and every write that another owner must be asked for. What is owned was read
-// with the rights of that time; withdrawn rights do not take it away. Of a
-// transaction that is answered from memory, rights on the branch that is not
-// taken are not checked. With [KV.Uncached] etcd judges each request.
+// and every write that another owner must be asked for.
+//
+// What is owned was read with the rights of that time. Withdrawn rights on data
+// do not take it away. Without the rights on claims etcd also refuses to renew
+// their lease: all keys are given up at its deadline. An owner whose right to read
+// a key was withdrawn cannot write it, as its write reads the key back, until it
+// gives the key back with [KV.Release]. Of a transaction that is answered from
+// memory, rights on the branch that is not taken are not checked. With
+// [KV.Uncached] etcd judges each request.
 //
 // etcd's errors are passed on, some with more words: compare them with errors.Is.
 //

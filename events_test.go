@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/etcd-leasing/leasing/internal/memetcd"
+	"go.uber.org/zap"
 )
 
 // journal is an observer that keeps what it is told.
@@ -342,6 +343,37 @@ func TestEventKinds(t *testing.T) {
 	for _, k := range []EventKind{0, -1, KeyWritten + 1} {
 		if k.String() != fmt.Sprintf("EventKind(%d)", int(k)) {
 			t.Errorf("%d is called %q", int(k), k)
+		}
+	}
+}
+
+// What happens to the session is told in the order in which it happens, whoever notices.
+func TestSessionEventsComeInOrder(t *testing.T) {
+	c := newCache(10)
+	c.events = newEvents(func(Event) {}, func() { t.Error("an event is lost") })
+	s := &session{cache: c, log: zap.NewNop(), layout: newLayout("claims/")}
+	live := newLease(1, time.Now(), time.Hour)
+	for range 200 {
+		var wg sync.WaitGroup
+		for i := range 8 { // as claimLoop drops a lease, and the keeper is granted one
+			wg.Go(func() {
+				for range 10 {
+					s.mu.Lock()
+					if s.leases = nil; i%2 == 0 {
+						s.leases = []*lease{live}
+					}
+					s.mu.Unlock()
+					s.judge("x")
+				}
+			})
+		}
+		wg.Wait()
+		// Jeopardy and what ends it take turns.
+		told := c.events.take()
+		for i := 1; i < len(told); i++ {
+			if (told[i].Kind == SessionJeopardy) == (told[i-1].Kind == SessionJeopardy) {
+				t.Fatalf("%q, and then %q", told[i-1].Kind, told[i].Kind)
+			}
 		}
 	}
 }

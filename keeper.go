@@ -3,9 +3,11 @@ package leasing
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -145,6 +147,7 @@ func (k *keeper) grantLease(ctx context.Context) {
 		if isAnswer(err) && !k.refused {
 			k.refused, log = true, k.log.Warn
 		}
+		k.inTrouble(fmt.Errorf("no lease is granted: %w", err))
 		log("leasing: cannot be granted a lease, reads go to etcd, will try again", zap.Int64("ttl-seconds", k.ttl), zap.Error(err))
 		k.grant = time.Now().Add(k.grants.pause())
 		if isAnswer(err) {
@@ -252,7 +255,7 @@ func (k *keeper) talked(sent time.Time) {
 	case sent.Sub(k.talkedAt) > deafness:
 		k.talkedAt = time.Time{}
 		k.log.Warn("leasing: the watch on the claim prefix is silent while leases are renewed, all keys are given back",
-			zap.String("prefix", k.layout.prefix), zap.Time("last-heard", k.lastHeard()))
+			zap.String("prefix", k.layout.prefix), zap.Time("last-heard", k.lastHeard()), zap.NamedError("latest", k.troubles()))
 		k.startOver("the watch on the claims is silent")
 	}
 }
@@ -281,37 +284,31 @@ func (s *session) finish(why string) {
 	}
 }
 
-// revokeRetired revokes the leases that are over, one after the other, and
-// reports whether none is left. Half of the time it leaves to others: etcd serves
-// nobody else while it deletes the claims of a lease, and has to write that down.
-// A lease that etcd refuses to revoke is left for the next time; if there is no
-// answer, so are the others. A lease that cannot be revoked expires.
+// revokeRetired revokes the leases that are over, and reports whether none is left. At
+// least half of the time it leaves to others: etcd serves nobody else while it deletes
+// the claims of a lease, and has to write that down. So one follows the other, unless
+// they take long, over a distance say. A lease that etcd refuses to revoke is left for
+// the next time; if there is no answer, so are the others. A lease that cannot be revoked
+// expires.
 func (s *session) revokeRetired(ctx context.Context) bool {
 	s.mu.Lock()
 	todo := slices.Clone(s.retired)
 	s.mu.Unlock()
-	all := true
-	for i, id := range todo {
-		began := time.Now()
-		_, err := s.lessor.Revoke(ctx, id)
+	var left atomic.Bool
+	staggered(len(todo), closeLeaseTimeout, func(i int) bool { // within the bound of Close
+		_, err := s.lessor.Revoke(ctx, todo[i])
 		if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
-			s.log.Debug("leasing: cannot revoke a lease", leaseField(id), zap.Error(err))
-			if !isAnswer(err) {
-				return false
-			}
-			all = false
-			continue
+			s.log.Debug("leasing: cannot revoke a lease", leaseField(todo[i]), zap.Error(err))
+			left.Store(true)
+			return isAnswer(err)
 		}
 		s.mu.Lock()
-		s.retired = slices.DeleteFunc(s.retired, func(r clientv3.LeaseID) bool { return r == id })
-		delete(s.ids, id)
+		s.retired = slices.DeleteFunc(s.retired, func(r clientv3.LeaseID) bool { return r == todo[i] })
+		delete(s.ids, todo[i])
 		s.mu.Unlock()
-		if i < len(todo)-1 {
-			took := time.Since(began)
-			sleep(ctx, min(took, max(closeLeaseTimeout-took, 0))) // within the bound of Close
-		}
-	}
-	return all
+		return true
+	})
+	return !left.Load()
 }
 
 // leaseField names a lease in the log, as etcd and etcdctl do.

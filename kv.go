@@ -117,8 +117,11 @@ func (kv *KV) awaitSession(ctx context.Context, cl *clientv3.Client) error {
 			waits = waits[1:]
 		case <-slow.C:
 			s.log.Warn("leasing: still no session with etcd, waiting on",
-				zap.String("prefix", s.layout.prefix), zap.Strings("endpoints", cl.Endpoints()))
+				zap.String("prefix", s.layout.prefix), zap.Strings("endpoints", cl.Endpoints()), zap.NamedError("latest", s.troubles()))
 		case <-ctx.Done():
+			if err := s.troubles(); err != nil {
+				return fmt.Errorf("%w; %w", ctx.Err(), err)
+			}
 			return ctx.Err()
 		case <-cl.Ctx().Done():
 			return fmt.Errorf("the client is closed: %w", cl.Ctx().Err())
@@ -344,15 +347,20 @@ func (kv *KV) forward(ctx context.Context, op clientv3.Op, why reason) (*clientv
 	return r.Get(), nil
 }
 
-// write puts or deletes as a transaction of one operation.
+// write puts or deletes.
 func (kv *KV) write(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+	return kv.writeBy(ctx, op, kv.commit)
+}
+
+// writeBy puts or deletes as a transaction of one operation, which commit executes.
+func (kv *KV) writeBy(ctx context.Context, op clientv3.Op, commit committer) (clientv3.OpResponse, error) {
 	if err := kv.closed(); err != nil {
 		return clientv3.OpResponse{}, err
 	}
 	if len(op.KeyBytes()) == 0 {
 		return clientv3.OpResponse{}, rpctypes.ErrEmptyKey
 	}
-	r, err := kv.commit(ctx, nil, []clientv3.Op{op}, nil)
+	r, err := commit(ctx, nil, []clientv3.Op{op}, nil)
 	if err != nil {
 		return clientv3.OpResponse{}, err
 	}

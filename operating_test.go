@@ -42,15 +42,20 @@ var faults = map[string]func(f *faulty){
 		f.srv.SetNoSpace(true)
 		f.use("fresh", "k", "fresher")
 	},
-	"no rights on the claims": func(f *faulty) {
-		f.conn.Deny(func(key, _ []byte, _ bool) bool { return strings.HasPrefix(string(key), "claims/") })
+	"a KV begins or reconnects without rights on the claims": func(f *faulty) {
+		f.conn.Deny(onClaims)
 		f.conn.Reset()
 		time.Sleep(time.Second)
 		f.use("fresh")
 	},
 	"no right to write claims": func(f *faulty) {
-		f.conn.Deny(func(key, _ []byte, write bool) bool { return write && strings.HasPrefix(string(key), "claims/") })
+		f.conn.Deny(func(key, end []byte, write bool) bool { return write && onClaims(key, end, write) })
 		f.use("fresh")
+	},
+	"rights on the claims are withdrawn while it runs": func(f *faulty) {
+		f.conn.Deny(onClaims)
+		time.Sleep(2 * rigTTL)
+		f.use("fresh", "fresher")
 	},
 	"the watch is silent": func(f *faulty) {
 		f.conn.DelayWatch(time.Hour)
@@ -97,6 +102,9 @@ var faults = map[string]func(f *faulty){
 		f.srv.NewClient("operator").Put(f.t.Context(), "k", "w")
 	},
 }
+
+// onClaims denies whatever is asked for on claims.
+func onClaims(key, _ []byte, _ bool) bool { return strings.HasPrefix(string(key), "claims/") }
 
 // faulty is a rig with another owner and an observer that can be slow.
 type faulty struct {

@@ -40,8 +40,11 @@ func tooOld(version string) bool {
 		return false
 	}
 	fixed := semver.Version{Major: 3, Minor: 5, Patch: 28}
-	if v.Major == 3 && v.Minor == 6 {
+	switch {
+	case v.Major == 3 && v.Minor == 6:
 		fixed = semver.Version{Major: 3, Minor: 6, Patch: 9}
+	case v.Major == 3 && v.Minor == 7:
+		fixed = semver.Version{Major: 3, Minor: 7}
 	}
 	return v.LessThan(fixed)
 }

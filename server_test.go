@@ -13,7 +13,7 @@ import (
 func TestServersThatAreTooOld(t *testing.T) {
 	for version, want := range map[string]bool{
 		"3.4.30": true, "3.5.0": true, "3.5.27": true, "3.5.28": false, "3.5.40": false,
-		"3.6.0": true, "3.6.8": true, "3.6.9": false, "3.6.10": false, "3.7.0": false, "3.7.3": false, "4.0.0": false,
+		"3.6.0": true, "3.6.8": true, "3.6.9": false, "3.6.10": false, "3.7.0": false, "3.7.0-rc.0": true, "3.7.1-rc.0": false, "3.7.3": false, "4.0.0": false,
 		"2.3.8": true, "3.6.9-rc.0": true, "": false, "unknown": false,
 	} {
 		if got := tooOld(version); got != want {

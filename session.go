@@ -63,7 +63,7 @@ type session struct {
 
 	kick  chan struct{} // wakes keepLoop
 	born  time.Time
-	heard atomic.Int64 // when the watch was made or last gave a sign of life, in nanoseconds since born
+	heard atomic.Int64 // when the watch last gave a sign of life, in nanoseconds since born
 	name  string       // of the stream that the watch is on
 
 	jeopardies seldom        // in the log
@@ -78,6 +78,7 @@ type session struct {
 	deafened bool               // the watch was refused, and that has been logged
 	denials  bool               // a claim was refused for lack of rights, and that has been logged
 	ended    bool               // nothing is claimed any more
+	trouble  error              // what went wrong last with the watch, a grant or a claim, since the watch or a claim went well
 	standing Event              // the latest of the session
 	leases   []*lease
 	ids      map[clientv3.LeaseID]struct{} // every lease of ours that may hold claims
@@ -171,6 +172,35 @@ func (s *session) callAll(calls []func(context.Context), timeout time.Duration) 
 		})
 	}
 	wg.Wait()
+}
+
+// staggered does f for each of n, and waits for all. The next begins when one has ended
+// and as much time has passed again, but after pace in any case, side by side with those
+// that take long. Once f has reported false, no more begin.
+func staggered(n int, pace time.Duration, f func(i int) bool) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	var over atomic.Bool
+	for i := 0; i < n && !over.Load(); i++ {
+		done, began := make(chan struct{}), time.Now()
+		wg.Go(func() {
+			defer close(done)
+			if !f(i) {
+				over.Store(true)
+			}
+		})
+		if i == n-1 {
+			break
+		}
+		t := time.NewTimer(pace)
+		select {
+		case <-done:
+			took := time.Since(began)
+			t.Reset(max(0, min(took, pace-took)))
+			<-t.C
+		case <-t.C:
+		}
+	}
 }
 
 // close ends every goroutine and then hands everything over: it revokes the

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -908,6 +909,87 @@ func TestCloseRevokesManyLeases(t *testing.T) {
 		r.kv.Close()
 		if n := len(r.claims()); n > 0 {
 			t.Errorf("%d claims are left after Close", n)
+		}
+	})
+}
+
+// Over a distance, leases are revoked side by side: no claim is left, within what Close
+// promises.
+func TestCloseOverADistance(t *testing.T) {
+	onRigOf(t, fourPerLease, func(t *testing.T, r *rig) {
+		const leases = 40
+		r.ownOnLeases(leases)
+		r.conn.SetLatency(500 * time.Millisecond)
+		begin := time.Now()
+		r.kv.Close()
+		if d, bound := time.Since(begin), 3*time.Second+leases*closeLeaseTimeout; d > bound {
+			t.Errorf("Close took %v, more than %v", d, bound)
+		}
+		if left := r.claims(); len(left) > 0 {
+			t.Errorf("Close left %d claims", len(left))
+		}
+	})
+}
+
+// Nearby they follow each other, and as much time as they take is left to others.
+func TestCloseLeavesTimeToOthers(t *testing.T) {
+	onRigOf(t, fourPerLease, func(t *testing.T, r *rig) {
+		r.ownOnLeases(10)
+		var ends []time.Time
+		r.on(memetcd.MethodLeaseRevoke, func(ctx context.Context, _ proto.Message, do next) (proto.Message, error) {
+			if n := len(ends); n > 0 && time.Since(ends[n-1]) < 4*time.Millisecond {
+				t.Errorf("revoke %d begins %v after the end of the one before, which took 4ms", n, time.Since(ends[n-1]))
+			}
+			time.Sleep(4 * time.Millisecond)
+			resp, err := do(ctx)
+			ends = append(ends, time.Now())
+			return resp, err
+		})
+		r.kv.Close()
+		if len(ends) < 10 {
+			t.Errorf("%d leases were revoked", len(ends))
+		}
+	})
+}
+
+// A logger may look at the KV: nothing is logged under a lock that Stats takes. If that
+// were so, this would hang.
+func TestLoggersMayUseTheKV(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := memetcd.New(memetcd.Options{})
+		defer srv.Close()
+		cl, conn := srv.Client("kv")
+		var looked atomic.Int64
+		var made atomic.Pointer[KV]
+		core, _ := observer.New(zap.DebugLevel)
+		log := zap.New(zapcore.RegisterHooks(core, func(e zapcore.Entry) error {
+			if kv := made.Load(); kv != nil {
+				kv.Stats()
+				looked.Add(1)
+			}
+			return nil
+		}))
+		kv, err := New(t.Context(), cl, Config{Prefix: "claims/", TTL: 5 * time.Second, Logger: log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer kv.Close()
+		made.Store(kv)
+		r := &rig{t: t, srv: srv, conn: conn, kv: kv}
+		r.get("k")
+		for _, lost := range []memetcd.Direction{memetcd.Replies, memetcd.Both} {
+			r.conn.Cut(lost)
+			r.conn.Reset()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			kv.Get(ctx, "fresh")
+			kv.Put(ctx, "k", "v")
+			cancel()
+			time.Sleep(20 * time.Second)
+			r.conn.Heal()
+			time.Sleep(20 * time.Second)
+		}
+		if n := looked.Load(); n < 10 {
+			t.Errorf("only %d messages were logged", n)
 		}
 	})
 }

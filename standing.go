@@ -64,17 +64,31 @@ func (s *session) judge(why string) {
 	}
 	if kind != 0 {
 		s.standing = Event{Kind: kind, Time: now, Why: why}
+		s.cache.events.session(kind, why) // under the lock, so that events come in order
 	}
 	s.mu.Unlock()
 	if kind == 0 {
 		return
 	}
-	s.cache.events.session(kind, why)
 	level := zapcore.InfoLevel
 	if kind == SessionJeopardy {
 		level = s.jeopardies.level(now, zapcore.WarnLevel)
 	}
 	s.log.Log(level, "leasing: "+kind.String(), zap.String("why", why), zap.String("prefix", s.layout.prefix))
+}
+
+// inTrouble notes what keeps the session from owning keys, for whoever has to say why.
+func (s *session) inTrouble(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trouble = err
+}
+
+// troubles returns what keeps the session from owning keys, as far as it is known.
+func (s *session) troubles() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.trouble
 }
 
 // census returns how many live leases there are, and how long the first of them to be

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -293,4 +294,19 @@ func TestWatchDataAfterAGap(t *testing.T) {
 			t.Errorf("read %v, %v", got, err)
 		}
 	})
+}
+
+// Prefixes that another one covers are watched once.
+func TestWatchDataOfOverlappingPrefixes(t *testing.T) {
+	for _, tc := range [][2][]string{
+		{nil, nil},
+		{{"b/", "a/"}, {"a/", "b/"}},
+		{{"a/b/", "a/", "a/", "a/c"}, {"a/"}},
+		{{"a", "", "b"}, {""}},
+		{{"a/", "a"}, {"a"}},
+	} {
+		if got := outermost(tc[0]); !slices.Equal(got, tc[1]) {
+			t.Errorf("%q: %q", tc[0], got)
+		}
+	}
 }

@@ -80,10 +80,13 @@ func (t *txn) Commit() (*clientv3.TxnResponse, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.uncached {
-		return t.kv.submit(t.ctx, t.cmps, t.then, t.els)
+		return uncached{t.kv}.submit(t.ctx, t.cmps, t.then, t.els)
 	}
 	return t.kv.commit(t.ctx, t.cmps, t.then, t.els)
 }
+
+// committer executes a transaction.
+type committer func(ctx context.Context, cmps []clientv3.Cmp, then, els []clientv3.Op) (*clientv3.TxnResponse, error)
 
 // commit executes a transaction, from memory or in etcd.
 func (kv *KV) commit(ctx context.Context, cmps []clientv3.Cmp, then, els []clientv3.Op) (*clientv3.TxnResponse, error) {
@@ -93,11 +96,12 @@ func (kv *KV) commit(ctx context.Context, cmps []clientv3.Cmp, then, els []clien
 	if resp := kv.evaluate(cmps, then, els); resp != nil {
 		return resp, nil
 	}
-	return kv.submit(ctx, cmps, then, els)
+	return kv.submit(ctx, cmps, then, els, true)
 }
 
-// submit executes a transaction in etcd. Every write takes this way.
-func (kv *KV) submit(ctx context.Context, cmps []clientv3.Cmp, then, els []clientv3.Op) (*clientv3.TxnResponse, error) {
+// submit executes a transaction in etcd. Every write takes this way. Unless asks is set,
+// nobody is asked for a key that it writes singly before etcd has judged it.
+func (kv *KV) submit(ctx context.Context, cmps []clientv3.Cmp, then, els []clientv3.Op, asks bool) (*clientv3.TxnResponse, error) {
 	if err := kv.closed(); err != nil {
 		return nil, err
 	}
@@ -106,7 +110,7 @@ func (kv *KV) submit(ctx context.Context, cmps []clientv3.Cmp, then, els []clien
 		return nil, err
 	}
 	if !p.readOnly() {
-		return kv.guarded(ctx, p)
+		return kv.guarded(ctx, p, asks)
 	}
 	return kv.decide(ctx, cmps, then, els)
 }
@@ -134,8 +138,9 @@ func (kv *KV) decide(ctx context.Context, cmps []clientv3.Cmp, then, els []clien
 	return resp, nil
 }
 
-// guarded writes: it tries until no claim is in the way.
-func (kv *KV) guarded(ctx context.Context, p *plan) (resp *clientv3.TxnResponse, err error) {
+// guarded writes: it tries until no claim is in the way. It asks before the first try if
+// asks is set and a claim is known to be.
+func (kv *KV) guarded(ctx context.Context, p *plan, asks bool) (resp *clientv3.TxnResponse, err error) {
 	pace := backoff{first: 100 * time.Millisecond, last: 2 * time.Second}
 	begin, waited := time.Now(), false
 	defer func() { kv.cache.count.write(resp != nil, waited, time.Since(begin)) }()
@@ -144,7 +149,7 @@ func (kv *KV) guarded(ctx context.Context, p *plan) (resp *clientv3.TxnResponse,
 			return nil, err
 		}
 		asked := false
-		if tries == 0 {
+		if tries == 0 && asks {
 			asked, err = kv.askFirst(ctx, p)
 			if waited = asked; err != nil {
 				return nil, err

@@ -3,7 +3,9 @@ package leasing
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcd-leasing/leasing/internal/memetcd"
@@ -108,6 +110,40 @@ func TestUncachedWritesAreGuarded(t *testing.T) {
 			}
 		}
 		r.wantOwned("mine", "both")
+	})
+}
+
+// Who may not write a key does not take it from its owner.
+func TestUncachedAsksNobodyBeforeEtcdHasJudged(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		owner, conn := r.other("owner", 0)
+		defer owner.Close()
+		if _, err := owner.Get(t.Context(), "k"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // until the watch has told of the claim
+		r.conn.Deny(func(key, _ []byte, write bool) bool { return write && string(key) == "k" })
+		u, before := r.kv.Uncached(), r.kv.Stats().RevokesSent
+		_, put := u.Put(t.Context(), "k", "v")
+		_, del := u.Delete(t.Context(), "k")
+		_, do := u.Do(t.Context(), clientv3.OpPut("k", "v"))
+		_, txn := u.Txn(t.Context()).Then(clientv3.OpPut("k", "v")).Commit()
+		for call, err := range map[string]error{"Put": put, "Delete": del, "Do": do, "Txn": txn} {
+			if !errors.Is(err, rpctypes.ErrPermissionDenied) {
+				t.Errorf("%s: %v", call, err)
+			}
+		}
+		synctest.Wait()
+		if n := r.kv.Stats().RevokesSent - before; n != 0 {
+			t.Errorf("the owner was asked %d times", n)
+		}
+		sent := conn.Sent()
+		if _, err := owner.Get(t.Context(), "k"); err != nil {
+			t.Fatal(err)
+		}
+		if after := conn.Sent(); after[memetcd.MethodTxn] != sent[memetcd.MethodTxn] || after[memetcd.MethodRange] != sent[memetcd.MethodRange] {
+			t.Error("the owner does not own the key any more")
+		}
 	})
 }
 

@@ -317,6 +317,7 @@ func isAnswer(err error) bool {
 // client gives the reason as text.
 func isRefusedWatch(err error) bool {
 	return strings.Contains(err.Error(), rpctypes.ErrorDesc(rpctypes.ErrGRPCPermissionDenied)) ||
+		strings.Contains(err.Error(), rpctypes.ErrorDesc(rpctypes.ErrGRPCUserEmpty)) ||
 		errors.Is(err, rpctypes.ErrInvalidAuthToken) || errors.Is(err, rpctypes.ErrAuthFailed)
 }
 

@@ -445,6 +445,7 @@ func TestIsRefusedWatch(t *testing.T) {
 		want bool
 	}{
 		{errors.New("rpc error: code = PermissionDenied desc = etcdserver: permission denied"), true},
+		{errors.New("rpc error: code = InvalidArgument desc = etcdserver: user name is empty"), true},
 		{rpctypes.ErrPermissionDenied, true},
 		{rpctypes.ErrInvalidAuthToken, true},
 		{rpctypes.ErrAuthFailed, true},

@@ -3,6 +3,7 @@ package leasing
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -55,7 +56,6 @@ func (s *session) listen(next *int64) error {
 	s.mu.Lock()
 	s.relisten = cancel
 	s.mu.Unlock()
-	s.hears()
 	events := s.watcher.Watch(ctx, s.layout.prefix, clientv3.WithRange(s.layout.end),
 		clientv3.WithRev(*next), clientv3.WithCreatedNotify())
 	for resp := range events {
@@ -169,6 +169,7 @@ func (s *session) silent(now time.Time) bool {
 func (s *session) hear() {
 	s.mu.Lock()
 	s.ears, s.deafened = true, false
+	s.trouble = nil
 	s.mu.Unlock()
 	s.nudge()
 }
@@ -194,8 +195,10 @@ func (s *session) deafen(err error) {
 	s.ears = false
 	first := !s.deafened
 	refusal := isRefusedWatch(err)
+	s.trouble = fmt.Errorf("the watch on the claim prefix fails: %w", err)
 	if refusal {
 		s.deafened = true
+		s.trouble = fmt.Errorf("etcd refuses the watch on the claim prefix: %w", err)
 	}
 	s.mu.Unlock()
 	s.refuseQueued()

@@ -125,6 +125,17 @@ func TestUserWithoutRightsOnClaims(t *testing.T) {
 	}
 }
 
+// A client without credentials is refused everything, and New does not wait for more.
+func TestNobody(t *testing.T) {
+	g := newGuarded(t)
+	kv := open(t, g.etcd.Client(0, etcdtest.As("", "")), longTTL)
+	for name, op := range map[string]clientv3.Op{"get": clientv3.OpGet("d/free"), "put": clientv3.OpPut("d/free", "v")} {
+		if _, err := kv.Do(g.ctx, op); !errors.Is(err, rpctypes.ErrUserEmpty) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // Rights to look at claims, but not to make any, are none that help to write.
 func TestUserWithReadRightsOnClaims(t *testing.T) {
 	g := newGuarded(t)
@@ -224,6 +235,83 @@ func TestReadRightsStayEnforced(t *testing.T) {
 	g.denied(kv, &sent, "get, without rights", clientv3.OpGet("d/none"))
 	g.denied(kv, &sent, "get of somebody else's, without rights", clientv3.OpGet("d/owned"))
 	g.denied(kv, &sent, "put, without rights", clientv3.OpPut("d/free", "v"))
+}
+
+// The right to write is enough to write. But an owner reads back what it writes: who
+// loses the right to read a key goes on reading it from memory, and cannot write it
+// before it is given back.
+func TestWithdrawnReadRightOfAnOwner(t *testing.T) {
+	g := newGuarded(t)
+	var sent etcdtest.Counter
+	kv := open(t, g.etcd.Client(0, sent.Option(), etcdtest.As("member", "p")), longTTL)
+	g.reads(kv, "d/free")
+	writeOnly := clientv3.PermissionType(clientv3.PermWrite)
+	if _, err := g.plain.RoleGrantPermission(g.ctx, "member", "d/", clientv3.GetPrefixRangeEnd("d/"), writeOnly); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kv.Put(g.ctx, "d/none", "v"); err != nil {
+		t.Errorf("put of a key that nobody owns: %v", err)
+	}
+	if n := sending(&sent, func() { g.reads(kv, "d/free") }); n != 0 {
+		t.Errorf("%d requests to read an owned key", n)
+	}
+	g.denied(kv, &sent, "put of an owned key", clientv3.OpPut("d/free", "v"))
+	if err := kv.Release(g.ctx, "d/free"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kv.Put(g.ctx, "d/free", "v"); err != nil {
+		t.Errorf("put of the key that was given back: %v", err)
+	}
+}
+
+// A user who loses the right to write claims loses what is owned: etcd does not renew
+// a lease for him either, so it is over when the TTL is. Then etcd serves the reads.
+//
+// Invariant: I2.
+func TestWithdrawnRightsOnClaimsEndOwnership(t *testing.T) {
+	end := clientv3.GetPrefixRangeEnd("leasing/")
+	for name, withdraw := range map[string]func(g *guarded) error{
+		"all": func(g *guarded) error { return second(g.plain.RoleRevokePermission(g.ctx, "member", "leasing/", end)) },
+		"to write": func(g *guarded) error {
+			return second(g.plain.RoleGrantPermission(g.ctx, "member", "leasing/", end, clientv3.PermissionType(clientv3.PermRead)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) { newGuarded(t).losesWhatIsOwned(withdraw) })
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// losesWhatIsOwned fails unless a member owns nothing any more when the TTL is over
+// since rights on the claims were withdrawn, and knows why.
+func (g *guarded) losesWhatIsOwned(withdraw func(*guarded) error) {
+	g.Helper()
+	core, logs := observer.New(zapcore.WarnLevel)
+	var sent etcdtest.Counter
+	const ttl = 3 * time.Second
+	kv := open(g.T, g.etcd.Client(0, sent.Option(), etcdtest.As("member", "p")), func(cfg *leasing.Config) {
+		cfg.TTL, cfg.Logger = ttl, zap.New(core)
+	})
+	g.reads(kv, "d/free")
+	if !kv.Owned("d/free") {
+		g.Fatal("the key is not owned")
+	}
+	if err := withdraw(g); err != nil {
+		g.Fatal(err)
+	}
+	for withdrawn := time.Now(); kv.Owned("d/free"); time.Sleep(5 * time.Millisecond) {
+		if time.Since(withdrawn) > ttl {
+			g.Fatal("the key is owned for longer than a lease that is not renewed")
+		}
+	}
+	for range 2 {
+		if n := sending(&sent, func() { g.reads(kv, "d/free") }); n == 0 {
+			g.Error("the key is read from memory")
+		}
+	}
+	if logs.FilterMessageSnippet("etcd refuses to renew a lease").Len() == 0 {
+		g.Errorf("logged: %v", logs.All())
+	}
 }
 
 // Rights to the claims of one's own data are enough to write it, and with a

@@ -6,10 +6,16 @@
 //	if err := registry.Register(metrics.NewCollector(kv)); err != nil {
 //		log.Fatal(err)
 //	}
+//	http.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 //
 // Two KVs of one process are told apart by a label: see [ConstLabels].
 //
 // A Grafana dashboard for these metrics is docs/grafana.json in the repository.
+//
+// Until there is a release, a module that uses a clone takes both modules from there:
+//
+//	go mod edit -replace github.com/etcd-leasing/leasing=../leasing
+//	go mod edit -replace github.com/etcd-leasing/leasing/metrics=../leasing/metrics
 //
 // # Metrics
 //
@@ -76,34 +82,9 @@
 //
 // # Alerts
 //
-// In jeopardy nothing is owned, and reads go to etcd. While renewals succeed, a lease
-// has two thirds or more of its TTL left, less a margin: 38 s of the 60 s that Config.TTL
-// is by itself. Less than 30 s mean that renewals fail. Without a live lease the metric
-// is 0, so that one condition is for both. For other TTLs, take half of them.
+// Rules for Prometheus are docs/alerts.yaml in the repository. What each means, and what
+// to look at then, is in docs/operating.md.
 //
-//	leasing_to_deadline_seconds < 30
-//	sum by (instance) (rate(leasing_forwards_total{reason="no_session"}[5m])) > 0
-//
-// Nothing is owned though keys are read: a KV without rights to the claims, say.
-//
-//	leasing_entries == 0 and on (instance) sum by (instance) (rate(leasing_forwards_total[5m])) > 1
-//
-// Callers got an error for a write that etcd may have applied.
-//
-//	increase(leasing_unknown_outcomes_total[10m]) > 0
-//
-// Claims went while their keys were owned: leases were over, the watch on the claims was
-// silent or refused, or somebody deletes claims or revokes leases by hand.
-//
-//	increase(leasing_lost_total[10m]) > 0
-//
-// A program writes owned keys and does not use the protocol: reads from memory are not
-// linearizable for what it writes. It is noticed only under Config.WatchData.
-//
-//	increase(leasing_strangers_total[10m]) > 0
-//
-// One of a hundred writes that had to wait for another owner took more than 2 s: owners
-// are slow to yield, or cut off, which takes up to the TTL. The last bound is 65.5 s.
-//
-//	histogram_quantile(0.99, sum by (le) (rate(leasing_takeover_wait_seconds_bucket[10m]))) > 2
+// After Close of a KV its counters stay as they are and leasing_to_deadline_seconds is 0,
+// as without a session: unregister its collector.
 package metrics

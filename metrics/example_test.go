@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"net/http/httptest"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/etcd-leasing/leasing"
 	"github.com/etcd-leasing/leasing/internal/memetcd"
@@ -28,16 +31,16 @@ func ExampleNewCollector() {
 	if err := registry.Register(metrics.NewCollector(kv)); err != nil {
 		log.Fatal(err)
 	}
+	handler := promhttp.HandlerFor(registry, promhttp.HandlerOpts{}) // to be served as /metrics
 
 	kv.Get(ctx, "greeting") // claims the key
 	kv.Get(ctx, "greeting") // from memory
-	families, err := registry.Gather()
-	if err != nil {
-		log.Fatal(err)
-	}
-	for _, f := range families {
-		if f.GetName() == "leasing_hits_total" {
-			fmt.Println(f.GetName(), f.Metric[0].Counter.GetValue())
+
+	reply := httptest.NewRecorder() // stands for Prometheus
+	handler.ServeHTTP(reply, httptest.NewRequest("GET", "/metrics", nil))
+	for line := range strings.Lines(reply.Body.String()) {
+		if strings.HasPrefix(line, "leasing_hits_total") {
+			fmt.Print(line)
 		}
 	}
 	// Output: leasing_hits_total 1

@@ -12,7 +12,7 @@ import (
 const golden = `
 - a machine
 
-2 of 4 targets are met. Missed: A | B; Slow.
+2 of 4 targets are met; the others are marked **no**.
 
 ## One
 

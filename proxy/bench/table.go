@@ -1,0 +1,110 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/version"
+)
+
+// row is one line of the table.
+type row struct {
+	name    string
+	rate    bool // in a second, and more is better; else nanoseconds
+	figures [waysThereAre][]float64
+	factor  float64 // how much better than of this way the proxy is to be
+	of      int
+}
+
+type table struct{ rows []*row }
+
+// The targets: cached gets twice as good as through etcd's leasing proxy, everything
+// else not much worse than without a proxy.
+func newTable() *table {
+	return &table{[]*row{
+		{name: cachedP50, factor: 2, of: theirs},
+		{name: cachedP99, factor: 2, of: theirs},
+		{name: cachedMany, rate: true, factor: 2, of: theirs},
+		{name: cachedCost},
+		{name: putP50, factor: 0.8, of: direct},
+		{name: putMany, rate: true, factor: 0.8, of: direct},
+		{name: rangeP50, factor: 0.8, of: direct},
+		{name: rangeMany, rate: true, factor: 0.8, of: direct},
+		{name: watchersP50, factor: 0.8, of: direct},
+	}}
+}
+
+func (t *table) add(name string, way int, figure float64) {
+	for _, r := range t.rows {
+		if r.name == name {
+			r.figures[way] = append(r.figures[way], figure)
+			return
+		}
+	}
+	panic("bench: there is no row " + name)
+}
+
+func (r *row) median(way int) float64 { return percentile(r.figures[way], 50) }
+
+// better is how many times better this proxy is than a way.
+func (r *row) better(way int) float64 {
+	if r.rate {
+		return r.median(ours) / r.median(way)
+	}
+	return r.median(way) / r.median(ours)
+}
+
+func (r *row) met() string {
+	if r.factor == 0 {
+		return ""
+	}
+	verdict := "**no**"
+	if r.better(r.of) >= r.factor {
+		verdict = "yes"
+	}
+	return fmt.Sprintf("≥ %v × %s: %s, %.2f ×", r.factor, wayNames[r.of], verdict, r.better(r.of))
+}
+
+func (r *row) show(way int) string {
+	if r.rate {
+		return fmt.Sprintf("%.0f/s", r.median(way))
+	}
+	return time.Duration(r.median(way)).Round(time.Microsecond).String()
+}
+
+func (t *table) print(w io.Writer) {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	defer tw.Flush()
+	fmt.Fprintf(tw, "\t%s\t%s\t%s\t\n", wayNames[direct], wayNames[theirs], wayNames[ours])
+	for _, r := range t.rows {
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", r.name, r.show(direct), r.show(theirs), r.show(ours), r.met())
+	}
+}
+
+// write writes the table as a document.
+func (t *table) write(file string, rounds int) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, `# Benchmarks of the proxy
+
+etcd's API through leasing-proxy, beside etcd's own `+"`grpc-proxy --experimental-leasing-prefix`"+` and a direct connection.
+The clients are etcd's, of the same process and for all alike; etcd, which writes to disk for good before it answers, and both
+proxies are processes of their own, all on the same cores, over loopback. They take turns, round by round; a figure is the median over
+the rounds. "Better than" compares rates, and times the other way round.
+
+- made by `+"`make bench-proxy`"+` on %s, %d rounds
+- %d cores, %s/%s, %s, etcd %s
+
+| what | %s | %s | %s | target |
+|---|---|---|---|---|
+`, time.Now().UTC().Format(time.DateOnly), rounds, runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version(), version.Version,
+		wayNames[direct], wayNames[theirs], wayNames[ours])
+	for _, r := range t.rows {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.name, r.show(direct), r.show(theirs), r.show(ours), r.met())
+	}
+	return os.WriteFile(file, []byte(b.String()), 0o644)
+}

@@ -1,0 +1,58 @@
+package proxy
+
+import (
+	"context"
+	"sync/atomic"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+)
+
+// tokenOf returns the token that a caller has sent, which is the one that etcd would
+// take: the first of those that bear the usual name, else of those that bear HTTP's.
+func tokenOf(ctx context.Context) (token string, ok bool) {
+	for _, name := range []string{rpctypes.TokenFieldNameGRPC, rpctypes.TokenFieldNameSwagger} {
+		if ts := metadata.ValueFromIncomingContext(ctx, name); len(ts) > 0 {
+			return ts[0], true
+		}
+	}
+	return "", false
+}
+
+// forwarded returns ctx with what etcd is to see of its caller: the token, and
+// whether a leader is asked for.
+func forwarded(ctx context.Context) context.Context {
+	if out, _ := metadata.FromOutgoingContext(ctx); len(out.Get(rpctypes.TokenFieldNameGRPC)) > 0 {
+		return ctx // it has been here before
+	}
+	if token, ok := tokenOf(ctx); ok {
+		ctx = metadata.AppendToOutgoingContext(ctx, rpctypes.TokenFieldNameGRPC, token)
+	}
+	if v := metadata.ValueFromIncomingContext(ctx, rpctypes.MetadataRequireLeaderKey); len(v) > 0 {
+		ctx = metadata.AppendToOutgoingContext(ctx, rpctypes.MetadataRequireLeaderKey, v[0])
+	}
+	return ctx
+}
+
+// forCaller reports whether a request is sent for a caller, not by the session.
+func forCaller(ctx context.Context) bool { return grpc.ServerTransportStreamFromContext(ctx) != nil }
+
+// call is one operation of a caller's, as long as it lasts.
+type call struct {
+	sent atomic.Bool // something was sent to etcd under the caller's credentials
+}
+
+type callKey struct{}
+
+func newCall(ctx context.Context) (context.Context, *call) {
+	c := new(call)
+	return context.WithValue(ctx, callKey{}, c), c
+}
+
+// note notes that something is being sent for the call that ctx belongs to.
+func note(ctx context.Context) {
+	if c, ok := ctx.Value(callKey{}).(*call); ok {
+		c.sent.Store(true)
+	}
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"io"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+
+	"github.com/etcd-leasing/leasing/proxy"
+)
+
+func parsed(t *testing.T, args, environ string) (*settings, error) {
+	t.Helper()
+	s := newSettings(io.Discard)
+	return s, s.parse(strings.Fields(args), strings.Fields(environ))
+}
+
+// Every flag has a variable, which it overrides, and both mean the same.
+func TestEnvironment(t *testing.T) {
+	values := map[string][2]string{
+		"string": {"one", "two"}, "stringSlice": {"one,two", "three"}, "duration": {"2s", "3s"},
+		"int": {"2", "3"}, "int64": {"2", "3"}, "bool": {"true", "false"},
+	}
+	newSettings(io.Discard).flags.VisitAll(func(f *pflag.Flag) {
+		if f.Name == "help" {
+			return
+		}
+		v, ok := values[f.Value.Type()]
+		if !ok {
+			t.Fatalf("--%s has type %s", f.Name, f.Value.Type())
+		}
+		name := "LEASING_PROXY_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		byFlag, byEnv, both := newSettings(io.Discard), newSettings(io.Discard), newSettings(io.Discard)
+		byFlag.parse([]string{"--" + f.Name + "=" + v[0]}, nil) // some do not go alone, but they are read
+		byEnv.parse(nil, []string{name + "=" + v[0]})
+		both.parse([]string{"--" + f.Name + "=" + v[0]}, []string{name + "=" + v[1]})
+		want := byFlag.flags.Lookup(f.Name).Value.String()
+		if got := byEnv.flags.Lookup(f.Name).Value.String(); got != want || !strings.Contains(want, strings.Split(v[0], ",")[0]) {
+			t.Errorf("%s gives %s, the flag %s", name, got, want)
+		}
+		if got := both.flags.Lookup(f.Name).Value.String(); got != want {
+			t.Errorf("%s overrides the flag: %s", name, got)
+		}
+	})
+}
+
+func TestUnknownVariables(t *testing.T) {
+	s, err := parsed(t, "", "LEASING_PROXY_ENDPOINT=x LEASING_PROXY_TTL=3s ETCD_NAME=y PATH=/bin LEASING_PROXY_")
+	if err != nil || !slices.Equal(s.unknown, []string{"LEASING_PROXY_ENDPOINT", "LEASING_PROXY_"}) || s.ttl != 3*time.Second {
+		t.Errorf("%q, %v, %v", s.unknown, s.ttl, err)
+	}
+}
+
+// What cannot be meant is refused with the name of the flag, or of the variable.
+func TestRefusals(t *testing.T) {
+	for _, tc := range []struct{ args, environ, says string }{
+		{"--endpoints=", "", "--endpoints"},
+		{"--endpoints=a,,b", "", "--endpoints"},
+		{"--leasing-prefix=", "", "--leasing-prefix"},
+		{"--namespace=leas", "", "--namespace"},
+		{"--namespace=leasing/app/", "", "--leasing-prefix"},
+		{"--ttl=1ms", "", "--ttl"},
+		{"--ttl=-1s", "", "--ttl"},
+		{"--ttl=soon", "", "--ttl"},
+		{"--max-keys=-1", "", "--max-keys"},
+		{"--max-bytes=-1", "", "--max-bytes"},
+		{"--claim-after=-1", "", "--claim-after"},
+		{"--auth-bound=-1s", "", "--auth-bound"},
+		{"--dial-timeout=0", "", "--dial-timeout"},
+		{"--stop-timeout=-1s", "", "--stop-timeout"},
+		{"--cert=a", "", "--key"},
+		{"--key=a", "", "--cert"},
+		{"--cert-file=a", "", "--key-file"},
+		{"--trusted-ca-file=a", "", "--cert-file"},
+		{"--client-cert-auth --cert-file=a --key-file=b", "", "--trusted-ca-file"},
+		{"--password=a", "", "--user"},
+		{"--user=a", "", "LEASING_PROXY_PASSWORD"},
+		{"--user=a:b --password=c", "", "--password"},
+		{"--log-level=loud", "", "--log-level"},
+		{"--embedded=d --endpoints=a,b", "", "--embedded"},
+		{"", "LEASING_PROXY_TTL=soon", "LEASING_PROXY_TTL"},
+		{"", "LEASING_PROXY_MAX_KEYS=-1", "--max-keys"},
+		{"", "LEASING_PROXY_PASSWORD=x", "--user"},
+	} {
+		_, err := parsed(t, tc.args, tc.environ)
+		if err == nil || !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%s %s: %v", tc.args, tc.environ, err)
+		}
+	}
+}
+
+// What is given arrives where it belongs.
+func TestConfig(t *testing.T) {
+	s, err := parsed(t, "--endpoints=https://a:1,b:2 --namespace=app/ --leasing-prefix=l/ --ttl=3s --max-keys=4 --max-bytes=5 --claim-after=6"+
+		" --auth-bound=7s --dial-timeout=8s --advertise-client-url=u --user=me:a:b --cacert=c --cert=d --key=e --insecure-skip-tls-verify"+
+		" --trusted-ca-file=f --cert-file=g --key-file=h --client-cert-auth", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := zap.NewNop()
+	got := s.config(log)
+	var want proxy.Config
+	want.Endpoints, want.Namespace = []string{"https://a:1", "b:2"}, "app/"
+	want.Leasing.Prefix, want.Leasing.TTL, want.Leasing.MaxKeys, want.Leasing.MaxBytes, want.Leasing.ClaimAfter = "l/", 3*time.Second, 4, 5, 6
+	want.AuthBound, want.DialTimeout, want.AdvertiseClientURL = 7*time.Second, 8*time.Second, "u"
+	want.Username, want.Password, want.Logger = "me", "a:b", log
+	want.TLS, want.ListenTLS = tlsFlags{"c", "d", "e"}.info(), tlsFlags{"f", "g", "h"}.info()
+	want.TLS.InsecureSkipVerify, want.ListenTLS.ClientCertAuth = true, true
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v", got)
+	}
+	s, err = parsed(t, "--user=me", "LEASING_PROXY_PASSWORD=secret")
+	if got := s.config(log); err != nil || got.Password != "secret" || got.TLS != nil || got.ListenTLS != nil {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if s, err = parsed(t, "--insecure-skip-tls-verify", ""); err != nil || !s.config(log).TLS.InsecureSkipVerify {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,120 @@
+package proxy
+
+import (
+	"context"
+	"testing"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+)
+
+// received counts the requests that are sent one way.
+type received struct{ n int }
+
+func (r *received) Range(context.Context, *pb.RangeRequest, ...grpc.CallOption) (*pb.RangeResponse, error) {
+	r.n++
+	return nil, nil
+}
+
+func (r *received) RangeStream(context.Context, *pb.RangeRequest, ...grpc.CallOption) (pb.KV_RangeStreamClient, error) {
+	r.n++
+	return nil, nil
+}
+
+func (r *received) Put(context.Context, *pb.PutRequest, ...grpc.CallOption) (*pb.PutResponse, error) {
+	r.n++
+	return nil, nil
+}
+
+func (r *received) DeleteRange(context.Context, *pb.DeleteRangeRequest, ...grpc.CallOption) (*pb.DeleteRangeResponse, error) {
+	r.n++
+	return nil, nil
+}
+
+func (r *received) Txn(context.Context, *pb.TxnRequest, ...grpc.CallOption) (*pb.TxnResponse, error) {
+	r.n++
+	return nil, nil
+}
+
+func (r *received) Compact(context.Context, *pb.CompactionRequest, ...grpc.CallOption) (*pb.CompactionResponse, error) {
+	r.n++
+	return nil, nil
+}
+
+// handling is a context such as gRPC gives to who handles a caller's request.
+func handling(ctx context.Context, pairs ...string) context.Context {
+	return grpc.NewContextWithServerTransportStream(metadata.NewIncomingContext(ctx, metadata.Pairs(pairs...)), unusedStream{})
+}
+
+type unusedStream struct{ grpc.ServerTransportStream }
+
+// Every method goes the caller's way for a caller, which is noted, and the session's for
+// the session.
+func TestRouter(t *testing.T) {
+	own, pass := new(received), new(received)
+	r := router{own, pass}
+	methods := []func(context.Context){
+		func(ctx context.Context) { r.Range(ctx, nil) },
+		func(ctx context.Context) { r.RangeStream(ctx, nil) },
+		func(ctx context.Context) { r.Put(ctx, nil) },
+		func(ctx context.Context) { r.DeleteRange(ctx, nil) },
+		func(ctx context.Context) { r.Txn(ctx, nil) },
+		func(ctx context.Context) { r.Compact(ctx, nil) },
+	}
+	for i, send := range methods {
+		send(t.Context())
+		if own.n != i+1 || pass.n != i {
+			t.Errorf("method %d of the session: %d own, %d for callers", i, own.n, pass.n)
+		}
+		ctx, c := newCall(handling(t.Context()))
+		if c.sent.Load() {
+			t.Error("sent before anything was")
+		}
+		send(ctx)
+		if own.n != i+1 || pass.n != i+1 || !c.sent.Load() {
+			t.Errorf("method %d for a caller: %d own, %d for callers, noted %v", i, own.n, pass.n, c.sent.Load())
+		}
+	}
+}
+
+// Who has a token has leave only to single keys, and nobody another's.
+func TestLeaveTo(t *testing.T) {
+	s := &kvServer{rights: newRights(bound), anonymous: newAnonymous(bound)}
+	k, end := []byte("k"), []byte("l")
+	for name, tc := range map[string]struct {
+		ctx  context.Context
+		read *pb.RangeRequest
+		want leave
+	}{
+		"nobody reads":         {handling(t.Context()), &pb.RangeRequest{Key: k}, s.anonymous},
+		"nobody reads a range": {handling(t.Context()), &pb.RangeRequest{Key: k, RangeEnd: end}, s.anonymous},
+		"nobody writes":        {handling(t.Context()), nil, s.anonymous},
+		"alice reads":          {handling(t.Context(), "token", "alice"), &pb.RangeRequest{Key: k}, s.rights.to("alice", k)},
+		"alice reads a range":  {handling(t.Context(), "token", "alice"), &pb.RangeRequest{Key: k, RangeEnd: end}, never{}},
+		"alice writes":         {handling(t.Context(), "token", "alice"), nil, never{}},
+		"an empty token":       {handling(t.Context(), "token", ""), &pb.RangeRequest{Key: k}, s.rights.to("", k)},
+		"two tokens":           {handling(t.Context(), "token", "alice", "token", "bob"), &pb.RangeRequest{Key: k}, s.rights.to("alice", k)},
+		"HTTP's field":         {handling(t.Context(), "authorization", "alice"), &pb.RangeRequest{Key: k}, s.rights.to("alice", k)},
+		"both fields":          {handling(t.Context(), "authorization", "bob", "token", "alice"), &pb.RangeRequest{Key: k}, s.rights.to("alice", k)},
+	} {
+		if got := s.leaveTo(tc.ctx, tc.read); got != tc.want {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
+// What etcd sees of a caller is one token, and whether it asks for a leader.
+func TestForwarded(t *testing.T) {
+	ctx := handling(t.Context(), "token", "alice", "token", "bob", "hasleader", "true", "other", "x")
+	for range 2 { // the second time adds nothing
+		ctx = forwarded(ctx)
+		out, _ := metadata.FromOutgoingContext(ctx)
+		if len(out) != 2 || len(out["token"]) != 1 || out["token"][0] != "alice" || len(out["hasleader"]) != 1 {
+			t.Errorf("forwarded: %v", out)
+		}
+	}
+	if out, ok := metadata.FromOutgoingContext(forwarded(handling(t.Context()))); ok {
+		t.Errorf("forwarded of nobody: %v", out)
+	}
+}

@@ -1,0 +1,190 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"runtime"
+	"sync"
+	"time"
+
+	middleware "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	kvspace "go.etcd.io/etcd/client/v3/namespace"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
+	"go.etcd.io/etcd/server/v3/proxy/grpcproxy"
+	"go.etcd.io/etcd/server/v3/proxy/grpcproxy/adapter"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/etcd-leasing/leasing"
+)
+
+// Server is a proxy before etcd. It is made by [New], serves by [Server.Serve] until
+// [Server.Stop], and owns its connections to etcd and the KV.
+type Server struct {
+	cfg       Config
+	own, pass *clientv3.Client
+	kv        *leasing.KV
+	grpc      *grpc.Server
+	health    *health.Server
+	metrics   *middleware.ServerMetrics
+
+	ctx      context.Context // ends when Stop begins
+	stopping context.CancelFunc
+	stopOnce sync.Once
+	wg       sync.WaitGroup
+}
+
+// New connects to etcd and makes the KV. It waits for etcd as long as ctx and
+// Config.DialTimeout let it. The caller must call Stop.
+func New(ctx context.Context, cfg Config) (_ *Server, err error) {
+	cfg, err = cfg.validate()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, metrics: middleware.NewServerMetrics()}
+	s.ctx, s.stopping = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			s.Stop(0)
+		}
+	}()
+	if s.pass, err = newPass(cfg); err != nil {
+		return nil, fmt.Errorf("proxy: cannot connect to etcd at %q: %w", cfg.Endpoints, err)
+	}
+	if s.own, err = newOwn(cfg); err != nil {
+		return nil, fmt.Errorf("proxy: cannot connect to etcd at %q with the proxy's own credentials: %w", cfg.Endpoints, err)
+	}
+	s.own.KV = clientv3.NewKVFromKVClient(router{clientv3.RetryKVClient(s.own), clientv3.RetryKVClient(s.pass)}, s.own)
+	ctx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
+	defer cancel()
+	if s.kv, err = leasing.New(ctx, s.own, cfg.Leasing); err != nil {
+		return nil, err
+	}
+	if err := s.register(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// KV returns the leasing KV that the proxy answers from. It ends with the proxy.
+func (s *Server) KV() *leasing.KV { return s.kv }
+
+// register makes the gRPC server with all services.
+func (s *Server) register() error {
+	opts, err := s.options()
+	if err != nil {
+		return err
+	}
+	kv, space, conn := s.kvServer(), namespace(s.cfg.Namespace), s.pass.ActiveConnection()
+	s.wg.Go(func() { kv.anonymous.run(s.ctx, s.askAnonymously) })
+	s.grpc = grpc.NewServer(opts...)
+	pb.RegisterKVServer(s.grpc, kv)
+	pb.RegisterWatchServer(s.grpc, &watchServer{raw: pb.NewWatchClient(conn), space: space})
+	pb.RegisterLeaseServer(s.grpc, &leaseServer{raw: pb.NewLeaseClient(conn), space: space})
+	pb.RegisterClusterServer(s.grpc, newClusterServer(s.cfg.Logger, s.pass, s.cfg.AdvertiseClientURL))
+	pb.RegisterMaintenanceServer(s.grpc, grpcproxy.NewMaintenanceProxy(s.pass))
+	pb.RegisterAuthServer(s.grpc, grpcproxy.NewAuthProxy(s.pass))
+
+	// Locks and elections are etcd's own code on the KV of the callers, so that what
+	// they write keeps to the protocol and is in the namespace.
+	client := clientv3.NewCtxClient(s.pass.Ctx(), clientv3.WithZapLogger(s.cfg.Logger))
+	client.KV = clientv3.NewKVFromKVClient(adapter.KvServerToKvClient(kv), nil)
+	client.Lease = s.pass.Lease
+	client.Watcher = kvspace.NewWatcher(tokenWatcher{s.pass.Watcher}, s.cfg.Namespace)
+	v3lockpb.RegisterLockServer(s.grpc, v3lock.NewLockServer(client))
+	v3electionpb.RegisterElectionServer(s.grpc, v3election.NewElectionServer(client))
+	s.health = health.NewServer()
+	healthpb.RegisterHealthServer(s.grpc, s.health)
+	s.metrics.InitializeMetrics(s.grpc)
+	return nil
+}
+
+func (s *Server) kvServer() *kvServer {
+	kv := &kvServer{
+		cached: s.kv, uncached: s.kv.Uncached(), raw: pb.NewKVClient(s.pass.ActiveConnection()),
+		space: namespace(s.cfg.Namespace), rights: newRights(s.cfg.AuthBound), anonymous: newAnonymous(s.cfg.AuthBound),
+	}
+	if ns := s.cfg.Namespace; ns != "" {
+		kv.cached, kv.uncached = kvspace.NewKV(kv.cached, ns), kvspace.NewKV(kv.uncached, ns)
+	}
+	return kv
+}
+
+// askAnonymously sends etcd a read without credentials, which it refuses if
+// authentication is on. It costs no raft entry.
+func (s *Server) askAnonymously(ctx context.Context) error {
+	_, err := s.pass.Get(ctx, s.cfg.Leasing.Prefix, clientv3.WithKeysOnly())
+	return err
+}
+
+// window is how much of a client's requests is under way without being taken in.
+const window = 1 << 20
+
+func (s *Server) options() ([]grpc.ServerOption, error) {
+	opts := []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(s.metrics.UnaryServerInterceptor(), unaryErrors),
+		grpc.ChainStreamInterceptor(s.metrics.StreamServerInterceptor(), streamErrors, streamEnds(s.ctx)),
+		grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(1 << 20), grpc.NumStreamWorkers(uint32(4 * runtime.GOMAXPROCS(0))),
+		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(math.MaxInt32), grpc.MaxConcurrentStreams(math.MaxUint32),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 2 * time.Hour, Timeout: 20 * time.Second}),
+	}
+	if s.cfg.ListenTLS != nil {
+		cfg, err := s.cfg.ListenTLS.ServerConfig()
+		if err != nil {
+			return nil, fmt.Errorf("proxy: TLS of the listener: %w", err)
+		}
+		opts = append(opts, grpc.Creds(credentials.NewTLS(cfg)))
+	}
+	return opts, nil
+}
+
+// Serve serves callers that connect to l until Stop, and then returns nil. It closes
+// l.
+func (s *Server) Serve(l net.Listener) error {
+	s.cfg.Logger.Info("serving", zap.Stringer("address", l.Addr()), zap.Strings("endpoints", s.cfg.Endpoints),
+		zap.String("leasing-prefix", s.cfg.Leasing.Prefix), zap.String("namespace", s.cfg.Namespace))
+	err := s.grpc.Serve(l)
+	if errors.Is(err, grpc.ErrServerStopped) {
+		return nil
+	}
+	return err
+}
+
+// Stop stops listening, ends the streams of callers, waits for their calls for as
+// long as bound says, and then hands over every key that is owned. It may be called
+// more than once.
+func (s *Server) Stop(bound time.Duration) {
+	s.stopOnce.Do(func() { s.stop(bound) })
+}
+
+func (s *Server) stop(bound time.Duration) {
+	s.stopping()
+	if s.grpc != nil {
+		s.health.Shutdown()
+		hurry := time.AfterFunc(bound, s.grpc.Stop)
+		s.grpc.GracefulStop()
+		hurry.Stop()
+	}
+	s.wg.Wait()
+	if s.kv != nil {
+		s.kv.Close()
+	}
+	for _, cl := range []*clientv3.Client{s.own, s.pass} {
+		if cl != nil {
+			cl.Close()
+		}
+	}
+}
