@@ -253,15 +253,18 @@ func (c *cache) dropLease(l *lease) {
 	})
 }
 
-// dropAll forgets every key, as all leases are to be revoked.
-func (c *cache) dropAll() {
+// dropAll forgets every key, as all leases are to be revoked. Each is lost, but for those
+// of a session that ends: that is told of them all together.
+func (c *cache) dropAll(ends bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.entries.each(func(e *entry) {
-		switch e.state {
-		case claiming:
+		switch {
+		case e.state == claiming:
 			e.claim.spoiled = true
-		case owned:
+		case e.state == owned && ends:
+			c.idleLocked(e)
+		case e.state == owned:
 			c.dropLocked(e)
 		}
 	})

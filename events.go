@@ -28,7 +28,7 @@ const (
 	SessionValid     EventKind = iota + 1 // for the first time, keys can be owned
 	SessionJeopardy                       // nothing can be owned, reads are sent to etcd; the KV tries to get over it
 	SessionRecovered                      // keys can be owned again
-	SessionLost                           // nothing will be owned any more: the KV was closed, or what bounds its life is over
+	SessionLost                           // nothing is owned any more, nor will be: the KV was closed, or what bounds its life is over
 	KeyClaimed                            // the key is ours
 	KeyRevoked                            // somebody else has asked for the key
 	KeyYielded                            // the claim of the key has been deleted

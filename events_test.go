@@ -57,7 +57,7 @@ func TestEvents(t *testing.T) {
 			{"cut off", func() { r.conn.Cut(memetcd.Both); time.Sleep(2 * rigTTL) }, "key lost d, session in jeopardy"},
 			{"healed", func() { r.conn.Heal(); time.Sleep(rigTTL) }, "session recovered"},
 			{"owning again", func() { r.get("d") }, "key claimed d"},
-			{"closed", func() { r.kv.Close() }, "key lost d, session lost"},
+			{"closed", func() { r.kv.Close() }, "session lost"},
 		} {
 			step.do()
 			time.Sleep(100 * time.Millisecond)

@@ -23,7 +23,7 @@ type Stats struct {
 	Yields          uint64 // claims of ours that were given back, confirmed; not those that went with their leases, as all do at Close
 	Evictions       uint64 // keys given up because of Config.MaxKeys or MaxBytes
 	Idle            uint64 // keys given up because of Config.IdleTimeout
-	Lost            uint64 // keys whose claim somebody deleted, or whose lease was over or was given up with the session
+	Lost            uint64 // keys whose claim somebody deleted, or whose lease was over or was given up with the session; not at Close
 	Strangers       uint64 // keys that a stranger wrote while they were owned; see Config.WatchData
 	EventsLost      uint64 // events that Config.OnEvent was not told of
 

@@ -43,7 +43,7 @@
 //	leasing_evictions_total         keys given up because of Config.MaxKeys or Config.MaxBytes
 //	leasing_idle_total              keys given up because of Config.IdleTimeout
 //	leasing_lost_total              owned keys whose claim somebody deleted, or whose lease was over or was
-//	                                given up with the session, as by a silent watch, or at Close
+//	                                given up with the session, as the watch was silent; not at Close
 //	leasing_strangers_total         owned keys that a stranger wrote: see Config.WatchData
 //
 //	leasing_leases                  live leases that claims hang on
