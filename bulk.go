@@ -301,15 +301,19 @@ func (kv *KV) Release(ctx context.Context, keys ...string) error {
 // gone sends yields, and waits until the claims that are leaving are gone.
 func (kv *KV) gone(ctx context.Context, yields, leaving []yield) error {
 	pace := backoff{first: 20 * time.Millisecond, last: 2 * time.Second}
-	for ; len(leaving) > 0; leaving = kv.cache.leaving(leaving) {
+	for len(leaving) > 0 {
 		w := kv.session.waiters.join(keysLeaving(leaving)...) // Invariant: I14. Waiters register before they send.
 		kv.session.yield(yields)
 		yields = nil
-		err := kv.wait(ctx, w.gone, &pace)
+		var err error
+		if leaving = kv.cache.leaving(leaving); len(leaving) > 0 { // some were on their way, and may be gone by now
+			err = kv.wait(ctx, w.gone, &pace)
+		}
 		kv.session.waiters.leave(w)
 		if err != nil {
 			return err
 		}
+		leaving = kv.cache.leaving(leaving)
 	}
 	return nil
 }
