@@ -226,7 +226,8 @@ func TestExitCodes(t *testing.T) {
 		{"--listen-addr " + taken.Addr().String(), exitFailure, "--listen-addr"},
 		{"--listen-addr 127.0.0.1:0 --endpoints 127.0.0.1:1 --dial-timeout 100ms", exitFailure, "127.0.0.1:1"},
 		{"--embedded /dev/null/x", exitFailure, "--embedded"},
-		{"--embedded /dev/null/x --endpoints 192.0.2.1:1", exitFailure, "others can reach it"},
+		{"--embedded /dev/null/x --endpoints 192.0.2.1:1", exitUsage, "others can reach it"},
+		{"--listen-addr nowhere", exitUsage, "--listen-addr"},
 	} {
 		var out, errs bytes.Buffer
 		code := run(t.Context(), strings.Fields(tc.args), nil, &out, &errs)
