@@ -143,6 +143,10 @@ func TestSignals(t *testing.T) {
 		if code := p.ends(); code != exitOK {
 			t.Errorf("%v: exit code %d: %s", sig, code, &p.errs)
 		}
+		lines := strings.Split(strings.TrimSpace(p.errs.String()), "\n")
+		if last := lines[len(lines)-1]; !strings.Contains(last, `"msg":"stopped"`) {
+			t.Errorf("%v: the last line is %s", sig, last)
+		}
 		if n := claims(t, etcd.Client(0), ctx); n != 0 {
 			t.Errorf("%v: %d claims are left", sig, n)
 		}
