@@ -57,7 +57,8 @@ func TestOutageIsLoggedOnce(t *testing.T) {
 	p := start(t, etcd, withLog, func(cfg *proxy.Config) { cfg.Endpoints = []string{relay.URL()} })
 	web := httptest.NewServer(p.Handler(nil))
 	defer web.Close()
-	relay.Cut()
+	relay.Refuse()
+	relay.Reset()
 	for range 3 {
 		if code, body := page(t, web.URL+"/health"); code != http.StatusServiceUnavailable {
 			t.Errorf("without etcd: %d, %s", code, body)
@@ -66,7 +67,9 @@ func TestOutageIsLoggedOnce(t *testing.T) {
 	if w := warnings(logs); len(w) != 1 || w[0] != "etcd does not answer a read" {
 		t.Errorf("in the outage: %q", w)
 	}
-	relay.Heal()
+	if err := relay.Accept(); err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, "the proxy is healthy again", func() bool {
 		code, _ := page(t, web.URL+"/readyz")
 		return code == http.StatusOK
