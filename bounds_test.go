@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -38,6 +39,78 @@ func TestMaxKeys(t *testing.T) {
 			t.Errorf("a read of an owned key took %d requests", n)
 		}
 	})
+}
+
+// The bounds hold also while all that is owned is being written, and so is not given up.
+func TestMaxKeysWhileTheyAreWritten(t *testing.T) {
+	onRigOf(t, Config{MaxKeys: 2, MaxBytes: 2 * (keyOverhead + 10)}, func(t *testing.T, r *rig) {
+		stop := make(chan struct{})
+		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			if names(req, "slow") {
+				<-stop
+			}
+			return do(ctx)
+		})
+		var wg sync.WaitGroup
+		for i := range 50 {
+			key := fmt.Sprint("k", i)
+			r.get(key)
+			wg.Go(func() {
+				if _, err := r.kv.Put(t.Context(), key, "slow"); err != nil {
+					t.Error(err)
+				}
+			})
+			time.Sleep(time.Millisecond)
+			if s := r.kv.Stats(); s.Entries > 2 {
+				t.Errorf("%d keys are owned, which take %d bytes", s.Entries, s.Bytes)
+			}
+		}
+		close(stop)
+		wg.Wait()
+	})
+}
+
+// Prefetch displaces nothing, though nobody knows how large its keys are until they are
+// claimed. It does not claim many in vain.
+func TestPrefetchDisplacesNothingUnderMaxBytes(t *testing.T) {
+	const room, owned, size = 16, 10, keyOverhead + 1005
+	for _, mine := range []int{1000, 1} { // bytes in a value
+		var last Event
+		displaced := func(e Event) {
+			if e.Kind == KeyEvicted && (last.Kind != KeyClaimed || last.Key != e.Key) {
+				t.Errorf("beside values of %d bytes: %s goes, which was owned", mine, e.Key)
+			}
+			if e.Kind != KeyYielded {
+				last = e
+			}
+		}
+		onRigOf(t, Config{MaxBytes: room * size, OnEvent: displaced}, func(t *testing.T, r *rig) {
+			root := r.srv.NewClient("root")
+			fill := func(key string, n int) {
+				if _, err := root.Put(t.Context(), key, strings.Repeat("v", n)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := range 1000 {
+				fill(fmt.Sprintf("k%04d", i), 1000)
+			}
+			var keys []string
+			for i := range owned {
+				keys = append(keys, fmt.Sprint("mine", i))
+				fill(keys[i], mine)
+				r.get(keys[i])
+			}
+			n, err := r.kv.Prefetch(t.Context(), "k", clientv3.WithPrefix())
+			time.Sleep(time.Second)
+			r.wantOwned(keys...)
+			if err != nil || n < room-owned || n != r.kv.Stats().Entries-owned {
+				t.Errorf("beside values of %d bytes: %d keys, %v, and %d are owned", mine, n, err, r.kv.Stats().Entries)
+			}
+			if made := r.kv.Stats().Claims.Made; made > 100 {
+				t.Errorf("beside values of %d bytes: %d claims", mine, made)
+			}
+		})
+	}
 }
 
 // More keys are read than are owned at most, so that they come and go all the

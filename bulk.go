@@ -47,9 +47,11 @@ func (kv *KV) Owned(key string) bool {
 // It takes nothing from anybody: keys that others own, that rest after they were
 // asked for, or that carry a lease of their own, stay as they are, and so do those
 // that are being written. Nor does it displace what is owned: it ends at the first
-// key that is one too many for Config.MaxKeys. Both are no error, only the number
-// is lower. Keys under the claim prefix are no data, and left out. Config.ClaimAfter
-// does not apply.
+// key that is one too many for Config.MaxKeys, or probably is for Config.MaxBytes. How
+// much a key takes is known only when it is claimed, so some, 400 at most if all are of
+// a size, may be claimed and given back at once. All this is no error, only the number is
+// lower. Keys under the claim prefix are no data, and left out. Config.ClaimAfter does
+// not apply.
 //
 // If keys cannot be claimed, because a connection broke, say, Prefetch goes on as soon
 // as they can. It gives an error that says why if not one could be claimed for 10 s, at
@@ -299,15 +301,19 @@ func (kv *KV) Release(ctx context.Context, keys ...string) error {
 // gone sends yields, and waits until the claims that are leaving are gone.
 func (kv *KV) gone(ctx context.Context, yields, leaving []yield) error {
 	pace := backoff{first: 20 * time.Millisecond, last: 2 * time.Second}
-	for ; len(leaving) > 0; leaving = kv.cache.leaving(leaving) {
+	for len(leaving) > 0 {
 		w := kv.session.waiters.join(keysLeaving(leaving)...) // Invariant: I14. Waiters register before they send.
 		kv.session.yield(yields)
 		yields = nil
-		err := kv.wait(ctx, w.gone, &pace)
+		var err error
+		if leaving = kv.cache.leaving(leaving); len(leaving) > 0 { // some were on their way, and may be gone by now
+			err = kv.wait(ctx, w.gone, &pace)
+		}
 		kv.session.waiters.leave(w)
 		if err != nil {
 			return err
 		}
+		leaving = kv.cache.leaving(leaving)
 	}
 	return nil
 }

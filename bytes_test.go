@@ -69,7 +69,7 @@ func ownMany(c *cache, n, key, value int) {
 		rev := int64(i + 1)
 		kv := &mvccpb.KeyValue{Value: make([]byte, value), CreateRevision: 1, ModRevision: 1, Version: 1}
 		for _, y := range c.settleClaim(cl, claimReply{outcome: applied, hdr: &etcdserverpb.ResponseHeader{Revision: rev}, kv: kv}, now) {
-			c.yielded(y, rev)
+			c.yielded(y, rev, true)
 		}
 	}
 }
@@ -124,8 +124,37 @@ func TestTooLargeIsServedAndNotKept(t *testing.T) {
 		applied W @10 k=` + large + `@10 => yield k@9
 		read a                  => v@3 5
 	`)
-	if s.c.count.evictions.Load() != 0 {
-		t.Errorf("%d evictions are counted, want none", s.c.count.evictions.Load())
+	if s.c.count.evictions.Load() != 2 {
+		t.Errorf("%d evictions are counted, want both of k", s.c.count.evictions.Load())
+	}
+}
+
+// Keys that are too large to be kept are remembered for a while, and no more of them than
+// of others that are not owned.
+func TestTooLargeIsForgotten(t *testing.T) {
+	c := newCache(10)
+	c.maxBytes = keyOverhead / 2 // so that any key is
+	start := time.Now()
+	l := newLease(1, start, 10_000*time.Hour)
+	read := func(i int, now time.Time) {
+		cl, _, _ := c.join(fmt.Sprint("k", i), now)
+		c.send([]*claim{cl}, l, math.MaxInt)
+		hdr := &etcdserverpb.ResponseHeader{Revision: int64(i + 2)}
+		for _, y := range c.settleClaim(cl, claimReply{outcome: applied, hdr: hdr}, now) {
+			c.yielded(y, hdr.Revision, true)
+		}
+	}
+	for i := range maxAging + 1000 {
+		read(i, start)
+	}
+	if n := c.entries.n; n > maxAging+1 {
+		t.Errorf("%d keys are remembered", n)
+	}
+	for i := range maxAging / 3 {
+		read(-i-1, start.Add(time.Hour))
+	}
+	if n := c.entries.n; n > maxAging/3 {
+		t.Errorf("%d keys are remembered, of which %d were read within the hour", n, maxAging/3)
 	}
 }
 

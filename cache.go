@@ -38,6 +38,7 @@ type cache struct {
 	aging    []*entry      // idle entries, kept for their rest
 	owning   clock         // owned entries
 	underway int           // claims under way
+	typical  int64         // how much a key takes that comes, as the latest did
 	misses   *misses       // nil if the first read of a key claims it
 	usual    time.Duration // how long a key rests that is asked back for the first time
 	judged   time.Time     // when that was changed last
@@ -124,20 +125,29 @@ type yield struct {
 	key   string
 	grant int64  // 0 if it was never told: the claim is looked for first
 	lease *lease // on which the claim hangs then
+
+	stranger bool // as a stranger has written the key while it was owned
 }
 
 // newCache returns a cache that owns up to limit keys.
-func newCache(limit int) *cache { return &cache{entries: newIndex(), limit: limit, usual: restMin} }
+func newCache(limit int) *cache {
+	return &cache{entries: newIndex(), limit: limit, usual: restMin, typical: keyOverhead}
+}
 
-// lookup returns what readers of key may be told, or nil. It takes no lock.
-// The caller must check afterwards that the snapshot's lease is live.
+// lookup returns what readers of key may be told, or nil, and counts them. It takes no
+// lock. The caller must check afterwards that the snapshot's lease is live.
 //
 // Invariant: I1.
 func (c *cache) lookup(key string) *snapshot {
-	if e := c.entries.get(key); e != nil {
-		return e.look()
+	e := c.entries.get(key)
+	if e == nil {
+		return nil
 	}
-	return nil
+	s := e.snap.Load()
+	if s != nil {
+		e.countRead()
+	}
+	return s
 }
 
 // sight is what lookup returns, with a way to tell whether it has changed.
@@ -146,11 +156,11 @@ type sight struct {
 	of *entry
 }
 
-// sight is lookup for a reader of several keys; without a snapshot if there is
-// nothing to tell.
+// sight is lookup for a reader of several keys, which is not counted until it is known
+// that all of them can be told; without a snapshot if there is nothing to tell.
 func (c *cache) sight(key []byte) sight {
 	if e := c.entries.getBytes(key); e != nil {
-		return sight{e.look(), e}
+		return sight{e.snap.Load(), e}
 	}
 	return sight{}
 }
@@ -159,23 +169,18 @@ func (c *cache) sight(key []byte) sight {
 // left the index has no snapshot.
 func (s sight) unchanged() bool { return s.of.snap.Load() == s.snapshot }
 
-// look returns what readers may be told, and counts them.
-func (e *entry) look() *snapshot {
-	s := e.snap.Load()
-	if s != nil {
-		// Counts roughly and only so far, so that a hot key's readers do not write
-		// to memory that they share.
-		if n := e.reads.Load(); n != payoff|used|recent {
-			if n&paying < payoff {
-				n++
-			}
-			if n&used < used {
-				n += oneUse
-			}
-			e.reads.Store(n | recent)
+// countRead counts a reader, roughly and only so far, so that a hot key's readers do
+// not write to memory that they share.
+func (e *entry) countRead() {
+	if n := e.reads.Load(); n != payoff|used|recent {
+		if n&paying < payoff {
+			n++
 		}
+		if n&used < used {
+			n += oneUse
+		}
+		e.reads.Store(n | recent)
 	}
-	return s
 }
 
 // The parts of entry.reads. All but readers hold cache.mu when they change it.

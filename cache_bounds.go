@@ -36,26 +36,44 @@ func (c *cache) overLocked() bool {
 	return c.owning.len() > c.limit || c.maxBytes > 0 && c.owning.bytes > c.maxBytes
 }
 
-// fullLocked reports whether another key, of which nothing is known, would be one too
-// many.
-func (c *cache) fullLocked() bool {
-	return c.owning.len()+c.underway >= c.limit ||
-		c.maxBytes > 0 && c.owning.bytes+int64(c.underway+1)*keyOverhead > c.maxBytes
+// roomLocked reports whether one more key can be owned that takes so much.
+func (c *cache) roomLocked(bytes uint32) bool {
+	return c.owning.len() < c.limit && (c.maxBytes == 0 || c.owning.bytes+int64(bytes) <= c.maxBytes)
 }
 
-// evictLocked gives up keys while more are owned than the bounds allow, other
-// than keep.
+// fullLocked reports whether another key, of which nothing is known, would probably be
+// one too many. The claims under way are taken to be of keys like those that came last.
+func (c *cache) fullLocked() bool {
+	return c.owning.len()+c.underway >= c.limit ||
+		c.maxBytes > 0 && c.owning.bytes+int64(c.underway+1)*c.typical > c.maxBytes
+}
+
+// typicalLocked takes in how much a key takes that comes.
+func (c *cache) typicalLocked(bytes uint32) {
+	c.typical += (int64(bytes) - c.typical) / typicalOf
+}
+
+// typicalOf is how many keys cache.typical stands for, or so.
+const typicalOf = 8
+
+// evictLocked gives up keys while more are owned than the bounds allow: keep only if
+// all others are being written.
 func (c *cache) evictLocked(keep *entry) (out []yield) {
 	for c.overLocked() {
 		e := c.owning.victim(keep)
 		if e == nil {
-			return out
+			return append(out, c.crowdOutLocked(keep))
 		}
-		c.count.evictions.Add(1)
-		c.events.key(KeyEvicted, e.key)
-		out = append(out, c.forgetLocked(e))
+		out = append(out, c.crowdOutLocked(e))
 	}
 	return out
+}
+
+// crowdOutLocked gives up an owned key for which there is no room.
+func (c *cache) crowdOutLocked(e *entry) yield {
+	c.count.evictions.Add(1)
+	c.events.key(KeyEvicted, e.key)
+	return c.forgetLocked(e)
 }
 
 const (

@@ -14,7 +14,8 @@ type wanted struct {
 	left   []string // not looked at: as many keys are owned, or about to be, as may be
 }
 
-// want begins to claim keys. It displaces nothing, and counts no reads: see join.
+// want begins to claim keys. It displaces nothing, not even when it turns out how much
+// they take, and counts no reads: see join.
 func (c *cache) want(keys []string, now time.Time) (w wanted) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -32,7 +33,9 @@ func (c *cache) want(keys []string, now time.Time) (w wanted) {
 			w.left = keys[i:]
 			return w
 		default:
-			w.begun = append(w.begun, c.claimLocked(k))
+			cl := c.claimLocked(k)
+			cl.modest = true
+			w.begun = append(w.begun, cl)
 		}
 	}
 	return w

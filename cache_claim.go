@@ -16,13 +16,15 @@ type claim struct {
 	entry *entry
 	done  chan struct{}
 
-	sent  bool   // whoever joins now cannot share the reply
-	lease *lease // set when sent
+	sent   bool   // whoever joins now cannot share the reply
+	lease  *lease // set when sent
+	modest bool   // the key is to be owned only if there is room for it
 
 	// News that overtook the reply.
 	spoiled bool  // the epoch has passed, a write of ours has covered the key, or it is to be given back
 	created int64 // the grant of the latest claim of ours that was seen
 	revoked int64 // the grant of the latest REVOKE
+	leaving int64 // the grant of the latest claim of ours that is being given back already
 	deleted int64 // the revision of the latest DELETE
 	heard   int64 // the latest revision at which the watch on data saw the key written
 
@@ -115,6 +117,7 @@ func (c *cache) settleClaim(cl *claim, r claimReply, now time.Time) (out []yield
 	defer c.mu.Unlock()
 	defer close(cl.done)
 	c.count.claim(cl, r)
+	c.ageLocked(now) // whatever becomes of this one, its key may have to be remembered
 	e := cl.entry
 	e.claim = nil
 	c.underway--
@@ -124,6 +127,9 @@ func (c *cache) settleClaim(cl *claim, r claimReply, now time.Time) (out []yield
 		if r.kv.GetLease() == 0 {
 			cl.facts = newSnapshot(r.kv, r.hdr.Revision, cl.lease)
 		}
+	}
+	if cl.revoked > 0 && (r.outcome != applied || cl.revoked >= r.hdr.Revision) { // else it is old news
+		c.askedLocked(e, cl.revoked, now)
 	}
 	switch {
 	case r.outcome == applied:
@@ -150,35 +156,42 @@ func (c *cache) settleClaim(cl *claim, r claimReply, now time.Time) (out []yield
 		// Invariant: I9. An earlier claim, given up for lost, came late.
 		out = c.disownLocked(cl.key, cl.created)
 	}
-	c.ageLocked(now)
 	return out
 }
 
 func (c *cache) settleClaimedLocked(cl *claim, r claimReply, now time.Time) []yield {
 	e, grant := cl.entry, r.hdr.Revision
+	e.state, e.grant = owned, grant
 	// Invariant: I8. The reply installs nothing if its grant has ended, if the
 	// key was asked back, or if its epoch has passed while it was under way.
 	switch {
 	case cl.deleted > grant:
+		if cl.leaving >= grant {
+			c.gaveBackLocked(e)
+		}
 		c.idleLocked(e)
 		return nil
-	case cl.spoiled, cl.revoked >= grant, cl.heard > grant, !cl.lease.live(now):
-		e.state, e.grant = owned, grant
+	case cl.spoiled, cl.revoked >= grant, !cl.lease.live(now):
 		return []yield{c.forgetLocked(e)}
+	case cl.heard > grant:
+		return []yield{c.strangerLocked(e)}
 	}
-	e.state, e.grant = owned, grant
+	e.goneLocked(grant)
+	c.events.key(KeyClaimed, e.key)
 	bytes := takes(e.key, cl.facts)
 	if !c.keeps(bytes) {
 		// Its readers have it from the claim. Not every read of it is to be one.
 		e.deniedLocked(now)
-		return []yield{c.forgetLocked(e)}
+		return []yield{c.crowdOutLocked(e)}
+	}
+	c.typicalLocked(bytes)
+	if cl.modest && !c.roomLocked(bytes) {
+		return []yield{c.crowdOutLocked(e)}
 	}
 	e.reads.Store(0)
 	e.pass = c.passes.latest
 	c.owning.add(e, bytes)
 	e.snap.Store(cl.facts)
-	e.goneLocked(grant)
-	c.events.key(KeyClaimed, e.key)
 	return c.evictLocked(e)
 }
 

@@ -82,7 +82,7 @@ func TestMissesAreBounded(t *testing.T) {
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
-	if used := int64(after.HeapAlloc) - int64(before.HeapAlloc); used > 4<<20 {
+	if used := int64(after.HeapAlloc) - int64(before.HeapAlloc); used > 5e6 {
 		t.Errorf("%d bytes", used)
 	}
 	runtime.KeepAlive(m)

@@ -25,6 +25,8 @@ type tiny struct {
 	events  []tinyEvent
 	history map[string][]*mvccpb.KeyValue // nil: deleted, at the revision of the same place in changed
 	changed map[string][]int64
+
+	gone, asked uint64 // claims that were not the stranger's
 }
 
 type tinyEvent struct {
@@ -74,11 +76,17 @@ func (e *tiny) revoke(key string) {
 	if c := e.claims[key]; c != nil && !c.revoked {
 		e.rev++
 		c.revoked = true
+		if c.lease != stranger {
+			e.asked++
+		}
 		e.events = append(e.events, tinyEvent{claimRecord: *c, rev: e.rev})
 	}
 }
 
 func (e *tiny) unclaim(key string) {
+	if e.claims[key].lease != stranger {
+		e.gone++
+	}
 	e.events = append(e.events, tinyEvent{claimRecord: *e.claims[key], rev: e.rev, deleted: true})
 	delete(e.claims, key)
 }
@@ -288,17 +296,18 @@ func (w *walk) sendYield(y yield) {
 	w.stats["yields"]++
 	w.call(func() func() {
 		there := w.etcd.claims[y.key]
+		deleted := y.grant != 0 && there != nil && there.grant == y.grant
 		if y.grant == 0 {
 			if there != nil && there.lease == y.lease.id {
 				grant := there.grant
 				return func() { w.yield(w.c.found(y, grant)) }
 			}
-		} else if there != nil && there.grant == y.grant {
+		} else if deleted {
 			w.etcd.rev++
 			w.etcd.unclaim(y.key)
 		}
 		rev := w.etcd.rev
-		return func() { w.c.yielded(y, rev) }
+		return func() { w.c.yielded(y, rev, deleted) }
 	}, func() { w.sendYield(y) })
 }
 
@@ -557,6 +566,9 @@ func (w *walk) check() {
 	if bad := inconsistency(w.c); bad != "" {
 		w.t.Fatalf("after %s: %s", w.what, bad)
 	}
+	if n := w.c.count.revokesAnswered.Load(); n > w.etcd.asked {
+		w.t.Fatalf("after %s: %d REVOKEs are counted, %d were sent", w.what, n, w.etcd.asked)
+	}
 	for _, key := range walkKeys {
 		s := w.published(key)
 		if s == nil || !s.lease.live(w.now) {
@@ -662,6 +674,10 @@ func TestCacheAgainstATinyEtcd(t *testing.T) {
 			for k, n := range w.stats {
 				stats[k] += n
 			}
+			stats["gone"] += int(w.etcd.gone)
+			stats["asked"] += int(w.etcd.asked)
+			stats["revokes answered"] += int(w.c.count.revokesAnswered.Load())
+			stats["yielded"] += int(w.c.count.yields.Load())
 			stats["evicted"] += int(w.c.count.evictions.Load())
 			served += w.served
 		}()
@@ -676,6 +692,9 @@ func TestCacheAgainstATinyEtcd(t *testing.T) {
 		if stats[what] < int(seeds)/4 {
 			t.Errorf("only %d times: %s", stats[what], what)
 		}
+	}
+	if stats["yielded"] > stats["gone"] || stats["yielded"] < stats["gone"]/2 {
+		t.Errorf("%d yields are counted, %d of our claims are gone", stats["yielded"], stats["gone"])
 	}
 	if served < int(seeds) {
 		t.Errorf("only %d reads were served", served)

@@ -6,14 +6,28 @@ import (
 
 // The news that the cache takes in: of claims, ours and others', and of leases.
 
-// yielded confirms that the claim of y is gone, at revision rev at the latest.
-func (c *cache) yielded(y yield, rev int64) {
+// yielded confirms that the claim of y is gone, at revision rev at the latest, and
+// whether it was there before. Of a claim that we have relied on, that makes no
+// difference: the reply to an earlier yield of it was lost, or there were two.
+func (c *cache) yielded(y yield, rev int64, there bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.entries.get(y.key); e != nil && e.state == yielding && e.grant == y.grant {
+		if y.grant != 0 && (there || e.lease != nil) {
+			c.gaveBackLocked(e)
+		}
 		e.freedLocked(rev)
 		c.idleLocked(e)
 	}
+}
+
+// gaveBackLocked tells that a claim of ours on e is gone, as we have given it back.
+func (c *cache) gaveBackLocked(e *entry) {
+	if e.key == "" {
+		return // a beacon
+	}
+	c.count.yields.Add(1)
+	c.events.key(KeyYielded, e.key)
 }
 
 // found takes in that the claim of y is there, under the grant that had not
@@ -37,11 +51,6 @@ func (c *cache) revoked(r claimRecord, ours bool, now time.Time) (out []yield) {
 	defer c.mu.Unlock()
 	e := c.entryLocked(r.key)
 	ours = ours || e.state == owned && e.grant == r.grant
-	if ours {
-		c.count.revokesAnswered.Add(1)
-		c.count.contended.note(r.key)
-		c.events.key(KeyRevoked, r.key)
-	}
 	switch {
 	case !ours:
 		// A writer waits for it; readers here let it through. A claim of ours
@@ -56,11 +65,14 @@ func (c *cache) revoked(r claimRecord, ours bool, now time.Time) (out []yield) {
 		e.heldLocked(r, now)
 		c.restLocked(e, false, now)
 	case e.state == claiming:
-		// It has overtaken the reply of the claim, or is older than the claim.
+		// It has overtaken the reply of the claim, which will tell, or is older than
+		// the claim.
 		e.claim.revoked = max(e.claim.revoked, r.grant)
+		e.claim.leaving = e.claim.revoked
 		out = append(out, yield{key: r.key, grant: r.grant})
 		c.restLocked(e, false, now)
 	case e.state == owned && e.grant == r.grant:
+		c.askedLocked(e, r.grant, now)
 		out = append(out, c.forgetLocked(e))
 		c.restLocked(e, true, now)
 	case e.state == owned && e.grant > r.grant:
@@ -70,9 +82,24 @@ func (c *cache) revoked(r claimRecord, ours bool, now time.Time) (out []yield) {
 			c.dropLocked(e) // our grant must have ended before that claim was made
 		}
 		out = c.disownLocked(r.key, r.grant)
-		c.restLocked(c.entryLocked(r.key), false, now)
+		e = c.entryLocked(r.key)
+		c.askedLocked(e, r.grant, now)
+		c.restLocked(e, false, now)
 	}
 	return out
+}
+
+// askedLocked tells that somebody has asked for the key of e, once for each grant:
+// after a gap in the watch it may be seen again.
+func (c *cache) askedLocked(e *entry, grant int64, now time.Time) {
+	p := e.pauseLocked(now)
+	if grant <= p.asked {
+		return
+	}
+	p.asked = grant
+	c.count.revokesAnswered.Add(1)
+	c.count.contended.note(e.key)
+	c.events.key(KeyRevoked, e.key)
 }
 
 // created takes in that a claim of ours was made. Unless a reply has told or
@@ -86,6 +113,7 @@ func (c *cache) created(r claimRecord) []yield {
 	switch {
 	case e == nil:
 	case e.state == claiming && e.claim.spoiled:
+		e.claim.leaving = max(e.claim.leaving, r.grant)
 		return []yield{{key: r.key, grant: r.grant}}
 	case e.state == claiming:
 		e.claim.created = max(e.claim.created, r.grant)
@@ -187,7 +215,9 @@ func (c *cache) heard(key string, rev int64, now time.Time) []yield {
 func (c *cache) strangerLocked(e *entry) yield {
 	c.count.strangers.Add(1)
 	c.events.key(KeyWritten, e.key)
-	return c.forgetLocked(e)
+	y := c.forgetLocked(e)
+	y.stranger = true
+	return y
 }
 
 // doubt gives up all keys in r: there may have been writes of strangers that nobody
@@ -223,16 +253,19 @@ func (c *cache) dropLease(l *lease) {
 	})
 }
 
-// dropAll forgets every key, as all leases are to be revoked.
-func (c *cache) dropAll() {
+// dropAll forgets every key, as all leases are to be revoked. Each is lost, but for those
+// of a session that ends: that is told of them all together.
+func (c *cache) dropAll(ends bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.entries.each(func(e *entry) {
-		switch e.state {
-		case claiming:
+		switch {
+		case e.state == claiming:
 			e.claim.spoiled = true
-		case owned:
+		case e.state == owned && ends:
 			c.idleLocked(e)
+		case e.state == owned:
+			c.dropLocked(e)
 		}
 	})
 }

@@ -21,6 +21,8 @@ type pause struct {
 	brief bool
 	freed int64
 
+	asked int64 // the latest grant of ours that was asked back, as far as that has been told
+
 	// Somebody else's claim that is there, as far as is known: its grant, or 0, its
 	// lease, and until when that is believed.
 	holder  int64
@@ -76,15 +78,29 @@ func (e *entry) claimableLocked(now time.Time) bool {
 		(e.pause == nil || !now.Before(e.pause.until) && !now.Before(e.pause.foreign))
 }
 
-// whyNot tells why a read of key that is not served is not to begin a claim, or
-// begins none any more.
+// whyNot tells why a read of key that is not served is not to begin a claim.
 func (c *cache) whyNot(key string, now time.Time) reason {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.entries.get(key)
-	switch {
-	case c.misses != nil && c.claimableLocked(key, e, now):
+	if c.misses != nil && c.claimableLocked(key, e, now) {
 		return forSeldom
+	}
+	return whyNotLocked(e, now)
+}
+
+// whyInVain tells why a read is not served that has waited for cl.
+func (c *cache) whyInVain(cl *claim, now time.Time) reason {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !cl.sent && cl.entry.claim != cl {
+		return forNoSession
+	}
+	return whyNotLocked(c.entries.get(cl.key), now)
+}
+
+func whyNotLocked(e *entry, now time.Time) reason {
+	switch {
 	case e == nil || e.state == claiming:
 		return forClaim
 	case e.writes > 0:

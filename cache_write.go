@@ -166,11 +166,13 @@ func (c *cache) unpinLocked(p pin) (out []yield) {
 	}
 	known, heard := e.known, e.heard
 	e.known, e.heard = nil, 0
-	if e.lost || known == nil || known.lease == nil || !c.keeps(takes(e.key, known)) {
+	switch {
+	case e.lost || known == nil || known.lease == nil:
 		return []yield{c.forgetLocked(e)}
-	}
-	if heard > known.rev {
+	case heard > known.rev:
 		return []yield{c.strangerLocked(e)}
+	case !c.keeps(takes(e.key, known)):
+		return []yield{c.crowdOutLocked(e)}
 	}
 	c.owning.resize(e, takes(e.key, known))
 	e.snap.Store(known)

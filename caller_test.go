@@ -68,3 +68,24 @@ func TestContextThatIsOverSendsNoWrite(t *testing.T) {
 		}
 	})
 }
+
+// A read from memory does not look at its context, as is documented.
+func TestContextThatIsOverIsAnsweredFromMemory(t *testing.T) {
+	onCluster(t, memetcd.Options{}, func(t *testing.T, c *cluster) {
+		a := c.open("a", time.Minute)
+		a.own("k")
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		for what, err := range map[string]error{
+			"read":        second(a.Get(ctx, "k")),
+			"transaction": second(a.Txn(ctx).Then(clientv3.OpGet("k")).Commit()),
+		} {
+			if err != nil {
+				t.Errorf("%s of an owned key: %v", what, err)
+			}
+		}
+		if err := second(a.Get(ctx, "elsewhere")); !errors.Is(err, context.Canceled) {
+			t.Errorf("read of another: %v", err)
+		}
+	})
+}

@@ -42,7 +42,8 @@ const (
 	agingTurns  = 8 // the hand takes one off each count in one turn of so many
 	youngShare  = 100
 
-	minPast = 64
+	minPast  = 64
+	minYoung = 64 // empty slots in young that do not matter
 )
 
 func (c *clock) len() int { return len(c.ring) + c.waits }
@@ -54,6 +55,9 @@ func (c *clock) add(e *entry, bytes uint32) {
 	}
 	if uses := c.recall(e.hash); uses > 0 {
 		e.reads.Store(uses * oneUse)
+	}
+	if len(c.young) >= 2*c.waits+minYoung {
+		c.compact()
 	}
 	c.young = append(c.young, e)
 	e.slot = -int32(len(c.young))
@@ -98,19 +102,19 @@ func (c *clock) oldest() *entry {
 	for c.first < len(c.young) && c.young[c.first] == nil {
 		c.first++
 	}
-	if 2*c.first > len(c.young) { // half of it is empty
-		c.young = slices.Delete(c.young, 0, c.first)
-		for i, e := range c.young {
-			if e != nil {
-				e.slot = -int32(i + 1)
-			}
-		}
-		c.first = 0
-	}
 	if c.first == len(c.young) {
 		return nil
 	}
 	return c.young[c.first]
+}
+
+// compact takes the empty slots out of young. It is called when half of them are, or
+// more, so that it costs little for each key that comes.
+func (c *clock) compact() {
+	c.young, c.first = slices.DeleteFunc(c.young, func(e *entry) bool { return e == nil }), 0
+	for i, e := range c.young {
+		e.slot = -int32(i + 1)
+	}
 }
 
 // victim returns the key to give up next, other than keep, or nil if there is

@@ -123,3 +123,21 @@ func TestClockSparesWhatIsInUse(t *testing.T) {
 		}
 	}
 }
+
+// A key that comes and goes takes no more room each time, whoever else is there.
+func TestClockReusesItsSlots(t *testing.T) {
+	for _, others := range []int{0, 1, 10_000} {
+		c, x := onClock(others)
+		before, e := len(c.young), x.add("comes and goes")
+		for range 10_000 {
+			c.add(e, 1)
+			c.remove(e)
+		}
+		if n := len(c.young); n > before+2*others/youngShare+2*minYoung {
+			t.Errorf("beside %d keys: %d slots, %d before", others, n, before)
+		}
+		if c.len() != others || c.waits > c.len() {
+			t.Errorf("beside %d keys: %d on the clock, %d wait", others, c.len(), c.waits)
+		}
+	}
+}

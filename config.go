@@ -60,7 +60,7 @@ type Config struct {
 	// etcd. 0 and 1 mean that the first read claims. What counts are the reads by this
 	// KV that could have claimed the key, each for longer than 10 s and for 20 s at
 	// most. If more than 65,536 keys are read within 10 s, their oldest reads are
-	// forgotten sooner. Counting takes up to 4 MB. Prefetch does not wait for reads.
+	// forgotten sooner. Counting takes up to 5 MB. Prefetch does not wait for reads.
 	ClaimAfter int
 
 	// WatchData are prefixes of data that is watched for writes by programs that do
@@ -68,15 +68,16 @@ type Config struct {
 	// stranger has written is given up, and the log, Stats and OnEvent tell of it. So
 	// reads from memory are old for the delay of a watch, instead of for as long as
 	// the key is owned; they are still not linearizable for such writes, and
-	// strangers' writes are not noticed while the watch is interrupted. Every write
-	// under the prefixes is sent to this KV. The empty prefix means all keys. One under
-	// the claim prefix is refused, as there is no data. It takes the right to read them.
+	// strangers' writes are not noticed while the watch is interrupted, nor one after which
+	// this KV writes the key itself before the watch tells. Every write under the prefixes
+	// is sent to this KV. The empty prefix means all keys. One under the claim prefix is
+	// refused, as there is no data. It takes the right to read them.
 	WatchData []string
 
 	// OnEvent is told of what happens to the session and to keys; nil means that
 	// nobody is. It is called by one goroutine, one event after the other, and may
-	// take its time: up to 4,096 events wait for it, more are lost, which
-	// Stats.EventsLost tells. It must not call Close. Close does not wait for it for
+	// take its time: up to 4,096 events wait for it, and some of the session besides; more
+	// are lost, which Stats.EventsLost tells. It must not call Close. Close does not wait for it for
 	// longer than for anything else.
 	OnEvent func(Event)
 

@@ -78,11 +78,5 @@ func (s *session) heardOf(key string, rev int64) []yield {
 	if s.layout.reserved(key) {
 		return nil
 	}
-	now := time.Now()
-	yields := s.cache.heard(key, rev, now)
-	if len(yields) > 0 {
-		s.log.Log(s.strangers.level(now, zap.WarnLevel), "leasing: a key that is owned was written by a program that does not ask for it; "+
-			"every writer must use a leasing client with this prefix", zap.String("key", key), zap.String("prefix", s.layout.prefix))
-	}
-	return yields
+	return s.cache.heard(key, rev, time.Now())
 }

@@ -17,20 +17,23 @@ type Event struct {
 // EventKind is what an Event is about.
 type EventKind int
 
-// What can happen. A key that is claimed is given up in one of these ways: it is
-// evicted, revoked or lost, or a stranger has written it, or it is released by the
-// application or by a write of which the outcome is unknown. What is not lost is
-// yielded then.
+// What can happen. A key that is claimed is given up in one of these ways: it is evicted,
+// revoked or lost, or a stranger has written it. What is not lost is yielded then. A key
+// that is yielded and none of these was released by the application; or covered by a write
+// of ours whose outcome is unknown, that did not read it back (the deletion of a range, or
+// a large transaction), or that gave it a lease of its own; or a watch of Config.WatchData
+// has begun anew. What is given up before the reply to its claim is there is not told to
+// be claimed.
 const (
 	SessionValid     EventKind = iota + 1 // for the first time, keys can be owned
 	SessionJeopardy                       // nothing can be owned, reads are sent to etcd; the KV tries to get over it
 	SessionRecovered                      // keys can be owned again
-	SessionLost                           // nothing will be owned any more: the KV was closed, or what bounds its life is over
+	SessionLost                           // nothing is owned any more, nor will be: the KV was closed, or what bounds its life is over
 	KeyClaimed                            // the key is ours
 	KeyRevoked                            // somebody else has asked for the key
 	KeyYielded                            // the claim of the key has been deleted
-	KeyEvicted                            // the key is given up, for there are too many, or nobody reads it
-	KeyLost                               // the claim of the key is gone: its lease was over, or somebody deleted it
+	KeyEvicted                            // the key is given up: there are too many, it is too large, or nobody reads it
+	KeyLost                               // the claim of the key is gone, or goes with its lease, which is over or given up with the session; or somebody deleted it
 	KeyWritten                            // a stranger has written the key while it was owned; see Config.WatchData
 )
 
@@ -44,8 +47,13 @@ func (k EventKind) String() string {
 	return names[k-1]
 }
 
-// maxEvents is how many events wait for the observer. More are lost, and counted.
-const maxEvents = 4096
+const (
+	// maxEvents is how many events wait for the observer. More are lost, and counted.
+	maxEvents = 4096
+	// sessionEvents is how many of the session may wait besides. They come after those of
+	// the keys that go with it, however many these are.
+	sessionEvents = 64
+)
 
 // events are those that the observer has not been told of. A nil *events takes none.
 type events struct {
@@ -56,6 +64,7 @@ type events struct {
 	// under it.
 	mu      sync.Mutex
 	waiting []Event
+	taken   int           // how many more are about to be told
 	more    chan struct{} // has room for one
 }
 
@@ -84,7 +93,11 @@ func (es *events) session(kind EventKind, why string) {
 func (es *events) put(e Event) {
 	e.Time = time.Now()
 	es.mu.Lock()
-	full := len(es.waiting) >= maxEvents
+	n, room := es.taken+len(es.waiting), maxEvents
+	if e.Kind < KeyClaimed {
+		room += sessionEvents
+	}
+	full := n >= room
 	if !full {
 		es.waiting = append(es.waiting, e)
 	}
@@ -99,13 +112,20 @@ func (es *events) put(e Event) {
 	}
 }
 
-// take returns what is waiting.
+// take returns what is waiting. It counts as waiting until telling is called for it.
 func (es *events) take() []Event {
 	es.mu.Lock()
 	defer es.mu.Unlock()
 	out := es.waiting
-	es.waiting = nil
+	es.waiting, es.taken = nil, len(out)
 	return out
+}
+
+// telling is called when the next of those that were taken does not wait any more.
+func (es *events) telling() {
+	es.mu.Lock()
+	defer es.mu.Unlock()
+	es.taken--
 }
 
 // deliver tells the observer of events until done is closed, and then of those that
@@ -118,6 +138,7 @@ func (es *events) deliver(done <-chan struct{}) {
 			over = true
 		}
 		for _, e := range es.take() {
+			es.telling()
 			es.observer(e)
 		}
 	}

@@ -1,12 +1,17 @@
 package leasing
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/etcd-leasing/leasing/internal/memetcd"
 	"go.uber.org/zap"
@@ -63,6 +68,195 @@ func TestEvents(t *testing.T) {
 	})
 }
 
+// A key that is too large to be kept is evicted like others for which there is no room.
+func TestTooLargeIsEvicted(t *testing.T) {
+	var j journal
+	onRigOf(t, Config{MaxBytes: 2000, OnEvent: j.note}, func(t *testing.T, r *rig) {
+		large := strings.Repeat("v", 4000)
+		r.get("k")
+		r.put("k", large)
+		time.Sleep(time.Second)
+		r.get("k")
+		if got, want := strings.TrimPrefix(j.take(), "session valid, "), "key claimed k, key evicted k, key yielded k"; got != want+", "+want {
+			t.Errorf("events: %s", got)
+		}
+		if s := r.kv.Stats(); s.Evictions != 2 || s.Yields != 2 || s.Claims.Made != 2 {
+			t.Errorf("%d evictions, %d yields of %d claims, want 2 of each", s.Evictions, s.Yields, s.Claims.Made)
+		}
+	})
+}
+
+// deletesClaim reports whether a request is a yield of key.
+func deletesClaim(req proto.Message, key string) bool {
+	return names(req, "claims/"+key) && strings.Contains(req.(*etcdserverpb.TxnRequest).String(), "request_delete_range")
+}
+
+// A yield that is sent again, as the reply to the first was lost, is told once.
+func TestYieldWithALostReplyIsTold(t *testing.T) {
+	var j journal
+	onRigOf(t, Config{OnEvent: j.note}, func(t *testing.T, r *rig) {
+		r.get("k")
+		j.take()
+		lost := false
+		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			resp, err := do(ctx)
+			if !lost && deletesClaim(req, "k") {
+				lost = true
+				return nil, memetcd.ErrLost
+			}
+			return resp, err
+		})
+		if err := r.kv.Release(t.Context(), "k"); err != nil || !lost {
+			t.Fatal(err, lost)
+		}
+		if got, n := j.take(), r.kv.Stats().Yields; got != "key yielded k" || n != 1 {
+			t.Errorf("events: %s; %d yields", got, n)
+		}
+	})
+}
+
+// A claim whose REVOKE overtakes its reply is yielded for both, and told once, whichever
+// of the two yields goes first and even if both go in one request.
+func TestClaimIsYieldedOnce(t *testing.T) {
+	for _, busy := range []bool{false, true} { // those who send yields are, until the reply is there
+		var j journal
+		onRigOf(t, Config{OnEvent: j.note}, func(t *testing.T, r *rig) {
+			r.get("a")
+			r.get("b")
+			replies, yields := make(chan struct{}), make(chan struct{})
+			r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+				if busy && (deletesClaim(req, "a") || deletesClaim(req, "b")) {
+					<-yields
+				}
+				resp, err := do(ctx)
+				if names(req, "claims/k") && !deletesClaim(req, "k") {
+					<-replies
+				}
+				return resp, err
+			})
+			var wg sync.WaitGroup
+			wg.Go(func() { r.get("k") })
+			time.Sleep(time.Millisecond)
+			for _, k := range []string{"a", "b"} {
+				wg.Go(func() { _ = r.kv.Release(t.Context(), k) })
+				time.Sleep(time.Millisecond)
+			}
+			other, _ := r.other("other", 0)
+			defer other.Close()
+			wg.Go(func() { _, _ = other.Put(t.Context(), "k", "v") })
+			time.Sleep(10 * time.Millisecond)
+			j.take()
+			close(replies)
+			time.Sleep(10 * time.Millisecond)
+			close(yields)
+			wg.Wait()
+			time.Sleep(time.Second)
+			got, s := j.take(), r.kv.Stats()
+			if n := strings.Count(got, "key yielded k"); n != 1 || strings.Count(got, "key revoked k") != 1 {
+				t.Errorf("busy: %v: one claim was yielded %d times: %s", busy, n, got)
+			}
+			if s.Yields != 3 || s.RevokesAnswered != 1 {
+				t.Errorf("busy: %v: %d yields of 3 claims, %d REVOKEs of 1", busy, s.Yields, s.RevokesAnswered)
+			}
+		})
+	}
+}
+
+// A REVOKE that is listed after a gap in the watch was told before.
+func TestRevokeIsToldOnce(t *testing.T) {
+	var j journal
+	onRigOf(t, Config{OnEvent: j.note}, func(t *testing.T, r *rig) {
+		other, _ := r.other("other", 0)
+		defer other.Close()
+		r.get("k")
+		j.take()
+		var heal atomic.Bool
+		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			if !heal.Load() && deletesClaim(req, "k") {
+				return nil, memetcd.ErrLost
+			}
+			return do(ctx)
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = other.Put(t.Context(), "k", "v") })
+		time.Sleep(100 * time.Millisecond)
+		r.conn.Cut(memetcd.Both)
+		r.conn.Reset()
+		if _, err := r.srv.NewClient("x").Put(t.Context(), "claims/x", ""); err != nil { // so that there is something to compact
+			t.Fatal(err)
+		}
+		if err := r.srv.Compact(r.srv.Revision()); err != nil {
+			t.Fatal(err)
+		}
+		r.conn.Heal()
+		time.Sleep(10 * time.Second)
+		heal.Store(true)
+		wg.Wait()
+		time.Sleep(5 * time.Second)
+		if got, n := j.take(), r.kv.Stats().RevokesAnswered; got != "key revoked k, key yielded k" || n != 1 {
+			t.Errorf("events: %s; %d REVOKEs are counted", got, n)
+		}
+	})
+}
+
+// What the watch tells late of an earlier grant is no news of a key that is owned again.
+func TestOldRevokeIsNotTold(t *testing.T) {
+	var j journal
+	onRigOf(t, Config{OnEvent: j.note}, func(t *testing.T, r *rig) {
+		other, _ := r.other("other", 0)
+		defer other.Close()
+		r.get("k")
+		r.conn.DelayWatch(time.Second)
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = other.Put(t.Context(), "k", "v") })
+		time.Sleep(10 * time.Millisecond)
+		if err := r.kv.Release(t.Context(), "k"); err != nil {
+			t.Fatal(err)
+		}
+		wg.Wait()
+		r.get("k")
+		j.take()
+		time.Sleep(5 * time.Second)
+		r.wantOwned("k")
+		if got, s := j.take(), r.kv.Stats(); got != "" || s.RevokesAnswered != 0 || s.Yields != 1 {
+			t.Errorf("events: %s; %d REVOKEs, %d yields", got, s.RevokesAnswered, s.Yields)
+		}
+	})
+}
+
+// What makes a silent watch speak is nobody's REVOKE, however often it is put.
+func TestBeaconIsNotTold(t *testing.T) {
+	var j journal
+	onRigOf(t, Config{OnEvent: j.note}, func(t *testing.T, r *rig) {
+		j.take()
+		r.conn.DelayWatch(9 * time.Second)
+		time.Sleep(30 * time.Second)
+		r.conn.DelayWatch(0)
+		time.Sleep(10 * time.Second)
+		_, contended := r.kv.TopKeys(1)
+		if got, s := j.take(), r.kv.Stats(); got != "" || s.RevokesAnswered != 0 || s.Yields != 0 || len(contended) > 0 {
+			t.Errorf("events: %s; %d REVOKEs, %d yields, contended: %v", got, s.RevokesAnswered, s.Yields, contended)
+		}
+		if claims := r.claims(); len(claims) > 0 {
+			t.Errorf("claims of %q", claims)
+		}
+	})
+}
+
+// Keys that are given up with the session are lost, each of them.
+func TestKeysAreLostWithTheSession(t *testing.T) {
+	var j journal
+	onRigOf(t, Config{OnEvent: j.note}, func(t *testing.T, r *rig) {
+		r.get("k")
+		j.take()
+		r.conn.DelayWatch(time.Hour)
+		time.Sleep(2 * time.Minute)
+		if got, n := j.take(), r.kv.Stats().Lost; !strings.HasPrefix(got, "key lost k, session in jeopardy") || n != 1 {
+			t.Errorf("events: %s; %d keys lost", got, n)
+		}
+	})
+}
+
 // An observer that is slow loses events, and holds up nobody, not even Close.
 func TestSlowObserver(t *testing.T) {
 	onRigOf(t, Config{OnEvent: func(Event) { time.Sleep(time.Hour) }}, func(t *testing.T, r *rig) {
@@ -82,6 +276,38 @@ func TestSlowObserver(t *testing.T) {
 			t.Errorf("Close took %v", d)
 		}
 		time.Sleep((maxEvents + 100) * time.Hour) // it is told of what there was
+	})
+}
+
+// What has been taken from the queue and not been told yet waits, too; and events of the
+// session find room however many keys go with it.
+func TestEventsThatWaitAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lost := 0
+		var told []EventKind
+		wait, done := make(chan struct{}), make(chan struct{})
+		es := newEvents(func(e Event) { <-wait; told = append(told, e.Kind) }, func() { lost++ })
+		go es.deliver(done)
+		es.key(KeyClaimed, "first")
+		synctest.Wait() // the observer is at it
+		for range maxEvents {
+			es.key(KeyClaimed, "k")
+		}
+		wait <- struct{}{} // now it has taken all others, and is at their first
+		synctest.Wait()
+		for range maxEvents {
+			es.key(KeyLost, "k")
+		}
+		if want := maxEvents - 1; lost != want {
+			t.Errorf("%d events are lost, want %d", lost, want)
+		}
+		es.session(SessionJeopardy, "test")
+		close(wait)
+		close(done)
+		synctest.Wait()
+		if n := len(told); n != maxEvents+3 || told[n-1] != SessionJeopardy {
+			t.Errorf("%d events are told, the last is %v", n, told[n-1])
+		}
 	})
 }
 

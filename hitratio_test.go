@@ -134,7 +134,7 @@ func hitRatio(t *testing.T, trace []int, size, skip int) float64 {
 		rev++
 		hdr := &etcdserverpb.ResponseHeader{Revision: rev}
 		for _, y := range c.settleClaim(cl, claimReply{outcome: applied, hdr: hdr}, now) {
-			c.yielded(y, rev)
+			c.yielded(y, rev, true)
 		}
 	}
 	if bad := inconsistency(c); bad != "" {

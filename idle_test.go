@@ -7,12 +7,14 @@ import (
 	"go/ast"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/etcd-leasing/leasing/internal/memetcd"
@@ -33,7 +35,7 @@ func (s *script) keep(rng *rand.Rand, until time.Time, slack, idle time.Duration
 		ys, next := s.c.sweep(s.now, idle)
 		for _, y := range ys {
 			gone[y.key] = s.now
-			s.c.yielded(y, 1<<40)
+			s.c.yielded(y, 1<<40, true)
 		}
 		if !next.After(s.now) {
 			continue
@@ -283,6 +285,37 @@ func TestIdleTimeout(t *testing.T) {
 			t.Errorf("claims of %q in the end", claims)
 		}
 	})
+}
+
+// What has to go to etcd is no read from memory: it keeps no key.
+func TestIdleTimeoutBesideTransactions(t *testing.T) {
+	read := clientv3.OpGet("k")
+	for name, tt := range map[string]struct {
+		cmps []clientv3.Cmp
+		then []clientv3.Op
+		keep bool
+	}{
+		"compare and swap":           {[]clientv3.Cmp{clientv3.Compare(clientv3.Version("k"), ">", -1)}, []clientv3.Op{clientv3.OpPut("k", "v")}, false},
+		"a read with another's key":  {nil, []clientv3.Op{read, clientv3.OpGet("elsewhere")}, false},
+		"a read from memory":         {nil, []clientv3.Op{read}, true},
+		"a comparison from memory":   {[]clientv3.Cmp{clientv3.Compare(clientv3.Version("k"), ">", -1)}, nil, true},
+		"many keys read from memory": {nil, slices.Repeat([]clientv3.Op{read}, 10), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onRigOf(t, Config{IdleTimeout: 4 * time.Second}, func(t *testing.T, r *rig) {
+				r.get("k")
+				for range 20 {
+					time.Sleep(500 * time.Millisecond)
+					if _, err := r.kv.Txn(t.Context()).If(tt.cmps...).Then(tt.then...).Commit(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if r.kv.Owned("k") != tt.keep {
+					t.Errorf("k is owned after 10 s: %v", r.kv.Owned("k"))
+				}
+			})
+		})
+	}
 }
 
 // Without the option, nothing is given back.

@@ -182,7 +182,9 @@ func (kv *KV) Put(ctx context.Context, key, val string, opts ...clientv3.OpOptio
 
 // Get reads keys. See clientv3.KV. A linearizable read of a single key is
 // answered from memory if the key is owned; if nobody owns it, the read claims
-// it. Every other read goes to etcd.
+// it. Every other read goes to etcd. An answer from memory waits for nothing, and so
+// does not look at ctx: it is given also if ctx is over, where a plain client gives the
+// error of ctx. The same holds for a transaction that is answered from memory.
 func (kv *KV) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	if err := kv.closed(); err != nil {
 		return nil, err
@@ -201,6 +203,7 @@ func (kv *KV) GetStream(ctx context.Context, key string, opts ...clientv3.OpOpti
 	if err := kv.closed(); err != nil {
 		return nil, err
 	}
+	kv.cache.count.forwards[forKind].Add(1)
 	stream, err := kv.etcd.GetStream(ctx, key, opts...)
 	if err != nil {
 		return nil, err
@@ -288,7 +291,7 @@ func (kv *KV) get(ctx context.Context, op clientv3.Op) (*clientv3.GetResponse, e
 		if r := kv.serve(key, o); r != nil {
 			return r, nil
 		}
-		why = kv.cache.whyNot(key, time.Now())
+		why = kv.cache.whyInVain(cl, time.Now())
 	}
 	return kv.forward(ctx, op, why)
 }

@@ -29,7 +29,7 @@ func (kv *KV) evaluate(cmps []clientv3.Cmp, then, els []clientv3.Op) *clientv3.T
 	if !v.unchanged() || !v.live(time.Now()) {
 		return nil
 	}
-	kv.cache.count.hits.add()
+	v.count(kv.cache.count.hits.add()%sampled == 0)
 	setHeader(r.Header, ident, v.rev)
 	setRevisions(r.Responses, v.rev)
 	return (*clientv3.TxnResponse)(r)
@@ -72,6 +72,19 @@ func (v *localView) unchanged() bool {
 func (v *localView) live(now time.Time) bool {
 	live := func(s sight) bool { return s.lease.live(now) }
 	return all(v.few[:v.n], live) && all(v.more, live)
+}
+
+// count counts the reads of the keys, now that they have been. One sample of many is
+// noted by key.
+func (v *localView) count(sample bool) {
+	for _, seen := range [2][]sight{v.few[:v.n], v.more} {
+		for i := range seen {
+			seen[i].of.countRead()
+			if sample {
+				v.cache.count.hot.note(seen[i].of.key)
+			}
+		}
+	}
 }
 
 func all(seen []sight, ok func(sight) bool) bool {

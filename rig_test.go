@@ -79,6 +79,14 @@ func (r *rig) get(key string) time.Duration {
 	return time.Since(begin)
 }
 
+// put writes through the KV.
+func (r *rig) put(key, value string) {
+	r.t.Helper()
+	if _, err := r.kv.Put(r.t.Context(), key, value); err != nil {
+		r.t.Errorf("writing %q: %v", key, err)
+	}
+}
+
 func (r *rig) wantOwned(keys ...string) {
 	r.t.Helper()
 	for _, k := range keys {

@@ -153,7 +153,7 @@ func (s *script) step(verb string, args []string) string {
 		if len(args) > 1 {
 			rev = revision(args[1])
 		}
-		s.c.yielded(yieldOf(args[0]), rev)
+		s.c.yielded(yieldOf(args[0]), rev, true)
 	case "found":
 		return yields(s.c.found(yieldOf(args[0]), number(args[1])))
 	case "reconcile":

@@ -281,13 +281,13 @@ func (s *session) ours(r claimRecord) bool {
 // in the background. The next epoch begins when the watch runs.
 func (s *session) reset(why string) {
 	s.mu.Lock()
-	leases := s.leases
+	leases, ends := s.leases, s.ended
 	s.leases = nil
 	s.mu.Unlock()
 	for _, l := range leases {
 		l.end()
 	}
-	s.cache.dropAll()
+	s.cache.dropAll(ends)
 	for _, l := range leases {
 		s.retire(l)
 	}

@@ -15,15 +15,15 @@ type Stats struct {
 	Forwards Forwards // reads that were sent to etcd, by reason
 
 	Writes          uint64 // puts, deletions and writing transactions that were applied
-	Takeovers       uint64 // those of them that had to wait for another owner
+	Takeovers       uint64 // those of them that had to wait for another owner; not for a yield of ours
 	GaveUp          uint64 // writes that ended with an error after they had to wait for another owner
 	UnknownOutcomes uint64 // writes of which it is not known whether they were applied
 	RevokesSent     uint64 // keys that others were asked for
 	RevokesAnswered uint64 // keys of ours that others asked for
-	Yields          uint64 // claims of ours that were deleted, confirmed
+	Yields          uint64 // claims of ours that were given back, confirmed; not those that went with their leases, as all do at Close
 	Evictions       uint64 // keys given up because of Config.MaxKeys or MaxBytes
 	Idle            uint64 // keys given up because of Config.IdleTimeout
-	Lost            uint64 // keys whose claim went without our doing: its lease was over, or somebody deleted it
+	Lost            uint64 // keys whose claim somebody deleted, or whose lease was over or was given up with the session; not at Close
 	Strangers       uint64 // keys that a stranger wrote while they were owned; see Config.WatchData
 	EventsLost      uint64 // events that Config.OnEvent was not told of
 
@@ -34,7 +34,7 @@ type Stats struct {
 	WatchRestarts uint64        // how often the watch on the claims had to be made anew
 	RoundTrip     time.Duration // how long the latest renewal of a lease took
 
-	ClaimTime    Histogram // from a read that begins a claim to its reply
+	ClaimTime    Histogram // how long reads waited for a claim, which many may share; 1 s at most, then they are sent to etcd
 	TakeoverWait Histogram // how long writes waited for other owners
 }
 
@@ -54,11 +54,11 @@ type Claims struct {
 
 // Forwards counts reads that were sent to etcd, by the reason.
 type Forwards struct {
-	Kind      uint64 // ranges, historical reads and the like, and those of KV.Uncached, which are always sent
+	Kind      uint64 // ranges, streams, historical reads and the like, and those of KV.Uncached, which are always sent
 	Foreign   uint64 // somebody else owns the key
 	Resting   uint64 // the key was given back, or refused, a short time ago
 	Writing   uint64 // a write of ours to the key is under way
-	NoSession uint64 // nothing could be claimed: no lease, no watch, or etcd does not answer claims
+	NoSession uint64 // nothing could be claimed, or a claim not be sent: no lease, no watch, or etcd does not answer claims
 	Seldom    uint64 // the key was not read often enough to be claimed; see Config.ClaimAfter
 	Claim     uint64 // the claim came to nothing, or its reply could not be shared
 }

@@ -96,6 +96,12 @@ func TestStats(t *testing.T) {
 				must(err)
 			}, "Forwards.Kind+1"},
 			{"range", func() { get(r.kv, "k", clientv3.WithPrefix()) }, "Forwards.Kind+1"},
+			{"stream", func() {
+				stream, err := r.kv.GetStream(t.Context(), "k", clientv3.WithPrefix())
+				must(err)
+				for range stream {
+				}
+			}, "Forwards.Kind+1"},
 			{"foreign key", func() { get(r.kv, "foreign") }, "Forwards.Foreign+1"},
 			{"write of an owned key", func() { put(r.kv, "k") }, "Writes+1"},
 			{"takeover", func() { put(r.kv, "foreign") }, "RevokesSent+1 TakeoverWait+1 Takeovers+1 Writes+1"},
@@ -196,6 +202,63 @@ func TestStatsOfReadsThatAreTooSeldom(t *testing.T) {
 	})
 }
 
+// A read whose claim was begun, and could not be sent, was not too seldom.
+func TestStatsOfClaimsThatAreDropped(t *testing.T) {
+	for _, after := range []int{1, 2} {
+		onRigOf(t, Config{ClaimAfter: after}, func(t *testing.T, r *rig) {
+			for _, k := range []string{"s0", "s1", "k"} {
+				for range after - 1 {
+					r.get(k)
+				}
+			}
+			stop := make(chan struct{})
+			r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+				<-stop
+				return do(ctx)
+			})
+			var wg sync.WaitGroup
+			for _, k := range []string{"s0", "s1"} { // those who send claims are busy
+				wg.Go(func() { _, _ = r.kv.Get(t.Context(), k) })
+				time.Sleep(time.Millisecond)
+			}
+			before := counts(r.kv.Stats())
+			r.get("k")
+			now := counts(r.kv.Stats())
+			if now["Claims.Dropped"] != before["Claims.Dropped"]+1 || now["Forwards.NoSession"] != before["Forwards.NoSession"]+1 ||
+				now["Forwards.Seldom"] != before["Forwards.Seldom"] {
+				t.Errorf("ClaimAfter %d: %v, before: %v", after, now, before)
+			}
+			close(stop)
+			wg.Wait()
+		})
+	}
+}
+
+// A write that waits for a yield of ours takes nothing over, and what many readers wait
+// for is one claim.
+func TestStatsOfWaits(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+			time.Sleep(50 * time.Millisecond)
+			return do(ctx)
+		})
+		if got := r.changes(func() {
+			for range 10 {
+				go r.get("k")
+			}
+		}); !strings.HasPrefix(got, "ClaimTime+10 Claims.Made+1 Entries+1") { // those who came late have hits, too
+			t.Errorf("ten readers of a key: %s", got)
+		}
+		if got := r.changes(func() {
+			go r.kv.Release(t.Context(), "k")
+			time.Sleep(time.Millisecond)
+			r.put("k", "v")
+		}); got != "Entries+18446744073709551615 Writes+1 Yields+1" {
+			t.Errorf("a write beside our own yield: %s", got)
+		}
+	})
+}
+
 // Hits are counted exactly by many goroutines.
 func TestStatsCountEveryHit(t *testing.T) {
 	onRig(t, func(t *testing.T, r *rig) {
@@ -267,6 +330,30 @@ func TestTopKeys(t *testing.T) {
 		}
 		if none, _ := r.kv.TopKeys(-1); len(none) != 0 {
 			t.Errorf("%d keys", len(none))
+		}
+	})
+}
+
+// Transactions that are answered from memory are reads of their keys as gets are.
+func TestTopKeysOfTransactions(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		r.get("k")
+		r.get("l")
+		const reads = 100 * sampled
+		for range reads {
+			_, err := r.kv.Txn(t.Context()).If(clientv3.Compare(clientv3.Version("l"), "=", 0)).Then(clientv3.OpGet("k")).Commit()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		hot, _ := r.kv.TopKeys(3)
+		if len(hot) != 2 {
+			t.Fatalf("hot: %v", hot)
+		}
+		for _, k := range hot {
+			if k.Count > reads || k.Count < reads/2 { // less what was left over in each stripe
+				t.Errorf("hot: %v after %d reads", k, reads)
+			}
 		}
 	})
 }

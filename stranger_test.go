@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/etcd-leasing/leasing/internal/memetcd"
 )
@@ -135,6 +137,49 @@ func TestWatchData(t *testing.T) {
 			t.Errorf("events of the key: %s", got)
 		}
 	})
+}
+
+// A stranger's write is told of and logged, too, if it comes before the reply of our claim,
+// or of a write of ours.
+func TestStrangerBeforeAReply(t *testing.T) {
+	for name, begin := range map[string]func(r *rig){
+		"of a claim": func(r *rig) { r.get("data/k") },
+		"of a write": func(r *rig) { r.put("data/k", "ours") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var j journal
+			onRigOf(t, Config{WatchData: []string{"data/"}, OnEvent: j.note}, func(t *testing.T, r *rig) {
+				if name == "of a write" {
+					r.get("data/k")
+				}
+				j.take()
+				replies := make(chan struct{})
+				r.on(memetcd.MethodTxn, func(ctx context.Context, req proto.Message, do next) (proto.Message, error) {
+					resp, err := do(ctx)
+					if names(req, "data/k") {
+						<-replies
+					}
+					return resp, err
+				})
+				var wg sync.WaitGroup
+				wg.Go(func() { begin(r) })
+				time.Sleep(time.Millisecond)
+				if _, err := r.srv.NewClient("stranger").Put(t.Context(), "data/k", "theirs"); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Millisecond)
+				close(replies)
+				wg.Wait()
+				time.Sleep(time.Second)
+				if got := j.take(); got != "key written by a stranger data/k, key yielded data/k" {
+					t.Errorf("events: %s", got)
+				}
+				if n, logs := r.kv.Stats().Strangers, r.logs.FilterMessageSnippet("does not ask for it").Len(); n != 1 || logs != 1 {
+					t.Errorf("%d strangers, logged %d times", n, logs)
+				}
+			})
+		})
+	}
 }
 
 // New waits for the watches on data, as what is claimed before them is given up; but not

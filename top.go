@@ -13,10 +13,12 @@ type KeyCount struct {
 	Count uint64
 }
 
-// TopKeys returns up to n keys, 64 at most, that were read most from memory, and as
-// many that others asked for most often, since the KV was made. The counts are
-// estimates and never too high. Reads are sampled, one in 64, and the counts are
-// scaled up. Keys may be sensitive: they are data of the application's.
+// TopKeys returns up to n keys, 64 at most, that were read most from memory, by gets or
+// by transactions, and as many that others asked for most often, since the KV was made.
+// The counts are about right for keys that are far ahead of others, and too low where
+// more than 256 keys share what is counted. Of reads, one in 64 is noted and counts as 64,
+// so a key that was read a few times has 64 or is not there. Keys may be sensitive: they
+// are data of the application's.
 func (kv *KV) TopKeys(n int) (hot, contended []KeyCount) {
 	c := &kv.cache.count
 	hot = c.hot.top(n)
@@ -26,7 +28,7 @@ func (kv *KV) TopKeys(n int) (hot, contended []KeyCount) {
 	return hot, c.contended.top(n)
 }
 
-// sampled is how many hits there are to one that is noted.
+// sampled is how many hits there are to one whose keys are noted.
 const sampled = 64
 
 // topKeys finds the keys that come most often (Misra and Gries, 1982): every key that

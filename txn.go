@@ -164,7 +164,7 @@ func (kv *KV) guarded(ctx context.Context, p *plan, asks bool) (resp *clientv3.T
 		if asked && err != nil && outcomeOf(err) == refused {
 			kv.hush(p)
 		}
-		waited = waited || len(way.claims) > 0
+		waited = waited || slices.ContainsFunc(way.claims, func(r claimRecord) bool { return !kv.session.ours(r) })
 		if resp == nil && err == nil {
 			err = kv.clear(ctx, way, known, tries, &pace)
 		}

@@ -118,7 +118,7 @@ func (s *session) apply(ev *clientv3.Event) []yield {
 	}
 	r := s.layout.record(ev.Kv)
 	switch ours := s.ours(r); {
-	case r.revoked || ev.IsModify(): // nothing but a REVOKE is ever written into a claim, unless by hand
+	case r.revoked || ev.IsModify() && r.key != "": // nothing but a REVOKE is ever written into a claim, unless by hand
 		return s.cache.revoked(r, ours, now)
 	case ours:
 		return s.cache.created(r)

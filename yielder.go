@@ -7,10 +7,17 @@ import (
 	"go.uber.org/zap"
 )
 
-// yield has the claims of forgotten keys deleted.
+// yield has the claims of forgotten keys deleted. Whoever has found a stranger's write
+// comes by here, so this is where it is logged.
 func (s *session) yield(ys []yield) {
 	if len(ys) > 0 {
 		s.yields.put(ys...)
+	}
+	for _, y := range ys {
+		if y.stranger {
+			s.log.Log(s.strangers.level(time.Now(), zap.WarnLevel), "leasing: a key that is owned was written by a program that does not ask for it; "+
+				"every writer must use a leasing client with this prefix", zap.String("key", y.key), zap.String("prefix", s.layout.prefix))
+		}
 	}
 }
 
@@ -73,11 +80,7 @@ func (s *session) sendYields(batch []yield, timeout time.Duration) (failed []yie
 				continue
 			}
 		}
-		s.cache.yielded(y, resp.header.Revision)
-		if y.grant != 0 && y.key != "" && resp.txns[i].Succeeded { // else it was a look, a beacon, or gone already
-			s.cache.count.yields.Add(1)
-			s.cache.events.key(KeyYielded, y.key)
-		}
+		s.cache.yielded(y, resp.header.Revision, resp.txns[i].Succeeded)
 		s.waiters.wake(y.key)
 	}
 	s.cache.observe(resp.header)

@@ -274,7 +274,7 @@ func TestConcurrentRequests(t *testing.T) {
 				}
 			})
 		}
-		wg.Go(func() { time.Sleep(20 * time.Second); r.page.Close() })
+		wg.Go(func() { time.Sleep(21 * time.Second); r.page.Close() }) // between two samples
 		wg.Wait()
 		if got := len(r.json().History); got != 3 {
 			t.Errorf("%d intervals, want those up to Close and the one since", got)

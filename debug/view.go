@@ -47,7 +47,7 @@ func newView(r report, refresh int) view {
 		Chart:  chartOf(r.History, r.Time),
 		Recent: recent(r.History, r.Time),
 		Bars: []bars{
-			barsOf("Claim time", "From a read that begins a claim to its reply; estimates from the columns", r.ClaimTime),
+			barsOf("Claim time", "How long reads waited for a claim, which many may share; estimates from the columns", r.ClaimTime),
 			barsOf("Takeover wait", "How long writes waited for other owners; estimates from the columns", r.Takeover),
 		},
 		Tops: []topTable{
@@ -93,7 +93,7 @@ func readTable(r report) table {
 	f := r.Reads.Forwards
 	return scaled(table{"Reads", "Reads, and why some were sent to etcd", []row{
 		{Name: "From memory", Means: "hits", Count: r.Reads.Hits},
-		{Name: "Kind", Means: "ranges, old revisions and the like, which are always sent", Count: f.Kind},
+		{Name: "Kind", Means: "ranges, streams, old revisions and the like, which are always sent", Count: f.Kind},
 		{Name: "Foreign", Means: "somebody else owns the key", Count: f.Foreign},
 		{Name: "Resting", Means: "the key was given back, or refused, a short time ago", Count: f.Resting},
 		{Name: "Writing", Means: "a write of ours to the key is under way", Count: f.Writing},
@@ -127,10 +127,10 @@ func handTable(r report) table {
 	return scaled(table{"Changes of hands", "Keys that came and went", []row{
 		{Name: "Revokes sent", Means: "keys that others were asked for", Count: h.RevokesSent},
 		{Name: "Revokes answered", Means: "keys of ours that others asked for", Count: h.RevokesAnswered},
-		{Name: "Yields", Means: "claims of ours that were deleted, confirmed", Count: h.Yields},
+		{Name: "Yields", Means: "claims of ours that were given back, confirmed", Count: h.Yields},
 		{Name: "Evictions", Means: "too many keys, or too large", Count: h.Evictions},
 		{Name: "Idle", Means: "nobody read the key", Count: h.Idle},
-		{Name: "Lost", Means: "the claim went without our doing", Count: h.Lost},
+		{Name: "Lost", Means: "somebody deleted the claim, or its lease was over or given up", Count: h.Lost},
 		{Name: "Strangers", Means: "a stranger wrote the key while it was owned", Count: h.Strangers},
 		{Name: "Events lost", Means: "the observer of events was not told of them", Count: r.EventsLost},
 	}})

@@ -35,14 +35,15 @@
 //	leasing_entries                 keys that are owned
 //	leasing_bytes                   about how much memory they take: see Config.MaxBytes
 //	leasing_claims_total            keys that were to be claimed, by outcome
-//	leasing_claim_seconds           from a read that begins a claim to its reply; a histogram
+//	leasing_claim_seconds           how long reads waited for a claim, which many may share; a histogram
 //	leasing_revokes_sent_total      keys that other owners were asked for
 //	leasing_revokes_answered_total  keys of this KV that others asked for
-//	leasing_yields_total            claims of this KV that were deleted, confirmed
+//	leasing_yields_total            claims of this KV that were given back, confirmed; not those that went
+//	                                with their leases, as all do at Close
 //	leasing_evictions_total         keys given up because of Config.MaxKeys or Config.MaxBytes
 //	leasing_idle_total              keys given up because of Config.IdleTimeout
-//	leasing_lost_total              owned keys whose claim went without this KV's doing: its lease was
-//	                                over, or somebody deleted it
+//	leasing_lost_total              owned keys whose claim somebody deleted, or whose lease was over or was
+//	                                given up with the session, as the watch was silent; not at Close
 //	leasing_strangers_total         owned keys that a stranger wrote: see Config.WatchData
 //
 //	leasing_leases                  live leases that claims hang on
@@ -53,7 +54,7 @@
 //
 // The reasons of leasing_forwards_total:
 //
-//	kind        ranges, historical reads and the like, which are always sent
+//	kind        ranges, streams, historical reads and the like, which are always sent
 //	foreign     somebody else owns the key
 //	resting     the key was given back, or refused, a short time ago
 //	writing     a write of this KV to the key is under way

@@ -43,9 +43,6 @@ func (a *anonymous) judged(begin time.Time, err error) {
 	}
 }
 
-// askTimeout bounds a question of run.
-const askTimeout = 2 * time.Second
-
 // run asks etcd whether it serves callers without a token, as long as there are such
 // callers, so that none of them has to wait for the answer. It pauses after each
 // question: while the answer is no, or none, there is one for each request.

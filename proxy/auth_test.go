@@ -319,6 +319,33 @@ func TestRightsOfTheProxy(t *testing.T) {
 	}
 }
 
+// A deletion of a range takes the rights to the claims of the range, no others, though
+// somebody else owns a key in it. Without them it is refused.
+func TestRightsOfRangeDeletions(t *testing.T) {
+	all, read := clientv3.PermissionType(clientv3.PermReadWrite), clientv3.PermissionType(clientv3.PermRead)
+	user := func(name string, rights ...etcdtest.Right) etcdtest.User {
+		return etcdtest.User{Name: name, Password: name, Rights: append(rights, etcdtest.May(all, "d/"))}
+	}
+	etcd := etcdtest.Start(t, etcdtest.QuickTicks(), etcdtest.Auth(
+		user("writer", etcdtest.May(all, claims+"d/")), user("lister", etcdtest.May(read, claims+"d/")), user("stranger"),
+	))
+	p, other := start(t, etcd, asRoot), start(t, etcd, asRoot)
+	put(t, p.client("writer"), "d/k", "v")
+	p.owned(p.client("writer"), "d/k")
+	deletion := clientv3.OpDelete("d/", clientv3.WithPrefix())
+	for _, name := range []string{"lister", "stranger"} {
+		refused(t, other.client(name), name, rpctypes.ErrPermissionDenied, deletion)
+	}
+	writer := other.client("writer")
+	if r, err := writer.Do(within(t), deletion); err != nil || r.Del().Deleted != 1 {
+		t.Errorf("%v, %v", r, err)
+	}
+	get(t, p.client("writer"), "d/k", "")
+	if r, err := other.client("lister").Do(within(t), deletion); err != nil || r.Del().Deleted != 0 {
+		t.Errorf("what nobody owns: %v, %v", r, err)
+	}
+}
+
 // Who has no rights to a key, or is nobody, does not take it from its owner. The one
 // exception is the deletion of a range by somebody who may read, and here write, the
 // claims, as those are listed before etcd judges the deletion.

@@ -6,10 +6,12 @@ import (
 	"crypto/x509"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 )
 
@@ -53,12 +55,27 @@ func clientConfig(cfg Config) (clientv3.Config, error) {
 		return clientv3.Config{}, err
 	}
 	return clientv3.Config{
-		Endpoints: cfg.Endpoints, TLS: tlsCfg, Logger: cfg.Logger.Named("client"),
+		Endpoints: cfg.Endpoints, TLS: tlsCfg, Logger: quiet(cfg.Logger.Named("client")),
 		DialTimeout: cfg.DialTimeout, DialKeepAliveTime: keepAliveTime, DialKeepAliveTimeout: keepAliveTimeout,
 		MaxCallSendMsgSize: maxRequest, MaxCallRecvMsgSize: math.MaxInt32,
 		DialOptions: []grpc.DialOption{grpc.WithDefaultCallOptions(
 			grpc.MaxCallSendMsgSize(maxRequest), grpc.MaxCallRecvMsgSize(math.MaxInt32))},
 	}, nil
+}
+
+// quiet returns a logger for what warns of every attempt that fails, as etcd's client
+// does many times a second while etcd is away. It takes errors alone, unless everything
+// is to be logged.
+func quiet(log *zap.Logger) *zap.Logger {
+	if c := log.Core(); c.Enabled(zap.DebugLevel) || !c.Enabled(zap.ErrorLevel) {
+		return log
+	}
+	return log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))
+}
+
+// plain reports whether etcd's client talks to an endpoint without TLS.
+func plain(endpoint string, tls bool) bool {
+	return strings.HasPrefix(endpoint, "http://") || !tls && !strings.HasPrefix(endpoint, "https://")
 }
 
 // clientTLS returns what connections to etcd are made with. A certificate with a

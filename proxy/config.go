@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,7 +17,9 @@ import (
 
 // Config configures a Server.
 type Config struct {
-	// Endpoints are the URLs or addresses of etcd; at least one.
+	// Endpoints are the URLs or addresses of etcd; at least one. All are talked to as
+	// the first is: with TLS if it begins with https://, or with a host and TLS below
+	// is set. One with http:// beside TLS is refused.
 	Endpoints []string
 
 	// Namespace is put before every key that clients name, and taken off every key
@@ -72,6 +75,8 @@ func (cfg Config) validate() (Config, error) {
 	switch {
 	case len(cfg.Endpoints) == 0:
 		return cfg, errors.New("proxy: no endpoints: name at least one address of etcd")
+	case cfg.TLS != nil && slices.ContainsFunc(cfg.Endpoints, func(e string) bool { return plain(e, true) }):
+		return cfg, fmt.Errorf("proxy: there is a configuration for TLS to etcd, but %q has http://: use https://", cfg.Endpoints)
 	case prefix == "":
 		return cfg, errors.New("proxy: the claim prefix is empty: name one that holds no data, such as \"leasing/\"")
 	case ns != "" && strings.HasPrefix(prefix, ns):

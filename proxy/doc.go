@@ -2,14 +2,20 @@
 // etcd's API, and answers linearizable reads of single keys from memory. The program is
 // cmd/leasing-proxy.
 //
-//	go run ./cmd/leasing-proxy --embedded /tmp/try
+//	go run -C proxy ./cmd/leasing-proxy --embedded /tmp/try
 //	etcdctl --endpoints 127.0.0.1:23790 put greeting hello
+//
+//	go -C proxy build -o /usr/local/bin/leasing-proxy ./cmd/leasing-proxy
 //
 // Behind it is one KV of package leasing for all clients, so its guarantees, its
 // assumptions and its costs are those of that package. The most important: everybody who
 // writes the data does so through such a proxy, or through a KV, with the same claim
 // prefix. Put a proxy where its clients are, on the same host or in the same pod: what is
 // read from memory costs the way to the proxy instead of the way to etcd.
+//
+// If a proxy is killed or cut off, writers of its keys wait for as long as the TTL of its
+// leases, 60 s by default, which is longer than most clients' timeouts: choose a shorter
+// one (--ttl), or have clients try again. It hands its keys over when it is told to stop.
 //
 // # Services
 //
@@ -71,6 +77,11 @@
 //
 // With a bound of 0 nothing is answered from memory, to anybody.
 //
+// So the first read of a key with a token goes to etcd, and claims nothing; from the second
+// on, the key may be claimed, and read from memory until the bound is over and etcd is asked
+// again. Clients that log in for each call, as etcdctl with --user does, have a new token
+// each time, and gain nothing.
+//
 // With authentication on, who is to do what takes these rights, here for data under d/:
 //
 //	etcdctl role grant-permission writer readwrite d/ --prefix        # writing takes reading, too
@@ -79,8 +90,11 @@
 //	etcdctl role grant-permission proxy read d/ --prefix              # the role of the proxy's user
 //	etcdctl role grant-permission proxy readwrite leasing/ --prefix
 //
-// Deletions of ranges take the rights to all claims. What the proxy's user may not read
-// is read from etcd. Without a user the proxy owns nothing there.
+// A deletion of a range takes the right to read the claims of the whole range (of
+// everything between them, if a transaction deletes several), and to write those of the
+// keys that somebody owns: the writer above may delete d/ and ranges within, but not across
+// its ends. What the proxy's user may not read is read from etcd. Without a user the proxy
+// owns nothing there, and the log says so.
 //
 // A certificate that the proxy shows etcd must have no common name, as with etcd's proxy,
 // and is refused if it has one: etcd takes the name for a user where it asks for
@@ -111,6 +125,8 @@
 //   - Who may write the claims can ask for every key, and so hold up others, by writing
 //     there or by deletions of ranges, which etcd refuses only after the owners were asked.
 //     Nobody else is asked for a key before etcd has judged a write of the client's.
-//   - Handler asks nobody who they are: listen where only those can reach it who may know
-//     the names of keys.
+//   - Handler asks nobody who they are: keep --metrics-addr on loopback, or where only those
+//     can reach it who may know the names of keys. /health and /readyz are 503 while etcd is
+//     away. A proxy that is then ended, by a liveness probe say, no longer reads from memory
+//     what it owned, and cannot begin until etcd is back: use them for readiness only.
 package proxy

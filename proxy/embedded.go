@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"sync"
 
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -34,6 +35,9 @@ func StartEmbedded(ctx context.Context, dir, addr string, log *zap.Logger) (*Emb
 	}
 	if err := checkLoopback(addr); err != nil {
 		return nil, err
+	}
+	if err := fileutil.TouchDirAll(log, dir); err != nil {
+		return nil, fmt.Errorf("proxy: no directory for the etcd: %w", err)
 	}
 	peer, err := freeAddr()
 	if err != nil {

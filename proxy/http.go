@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -10,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/etcdhttp"
 
 	"github.com/etcd-leasing/leasing/metrics"
@@ -30,7 +28,7 @@ func (s *Server) Handler(extra map[string]http.Handler) http.Handler {
 	if s.cfg.Gatherer != nil {
 		gatherers = append(gatherers, s.cfg.Gatherer)
 	}
-	health := etcdhttp.NewHealthHandler(s.cfg.Logger, func(ctx context.Context, _ etcdhttp.StringSet, _ bool) etcdhttp.Health { return s.checkEtcd(ctx) })
+	health := etcdhttp.NewHealthHandler(quiet(s.cfg.Logger), func(ctx context.Context, _ etcdhttp.StringSet, _ bool) etcdhttp.Health { return s.checkEtcd(ctx) })
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(gatherers, promhttp.HandlerOpts{}))
 	mux.Handle("/health", health)
@@ -52,7 +50,7 @@ func (s *Server) checkEtcd(ctx context.Context) etcdhttp.Health {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
 	err := s.askAnonymously(ctx)
-	if err == nil || errors.Is(err, rpctypes.ErrUserEmpty) || errors.Is(err, rpctypes.ErrPermissionDenied) {
+	if answered(err) {
 		return etcdhttp.Health{Health: "true"}
 	}
 	return etcdhttp.Health{Health: "false", Reason: fmt.Sprintf("etcd does not answer a read: %v", err)}

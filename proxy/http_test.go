@@ -50,6 +50,9 @@ func TestHandler(t *testing.T) {
 					t.Errorf("no metric %s", metric)
 				}
 			}
+			if strings.Contains(body, `grpc_method="Compact"`) {
+				t.Error("a metric of a method that nobody has called")
+			}
 			etcd.Stop(0)
 			if code, body := page(t, web.URL+"/health"); code != http.StatusServiceUnavailable || !strings.Contains(body, `"health":"false"`) {
 				t.Errorf("health without etcd: %d, %s", code, body)

@@ -39,6 +39,7 @@ type Server struct {
 	health    *health.Server
 	metrics   *middleware.ServerMetrics
 	newcomers newcomers
+	reach     reach
 
 	ctx      context.Context // ends when Stop begins
 	stopping context.CancelFunc
@@ -63,21 +64,27 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 			s.Stop(0)
 		}
 	}()
+	opts, err := s.options()
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Username != "" && plain(cfg.Endpoints[0], cfg.TLS != nil) {
+		cfg.Logger.Warn("the password of the proxy's user goes to etcd in the clear: use https://", zap.String("user", cfg.Username))
+	}
 	if s.pass, err = newPass(cfg); err != nil {
 		return nil, fmt.Errorf("proxy: cannot connect to etcd at %q: %w", cfg.Endpoints, err)
 	}
 	if s.own, err = newOwn(cfg); err != nil {
-		return nil, fmt.Errorf("proxy: cannot connect to etcd at %q with the proxy's own credentials: %w", cfg.Endpoints, err)
+		return nil, s.explain(fmt.Errorf("proxy: cannot connect to etcd at %q with the proxy's own credentials: %w", cfg.Endpoints, err))
 	}
 	s.own.KV = clientv3.NewKVFromKVClient(router{clientv3.RetryKVClient(s.own), clientv3.RetryKVClient(s.pass)}, s.own)
 	ctx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
 	defer cancel()
 	if s.kv, err = leasing.New(ctx, s.own, cfg.Leasing); err != nil {
-		return nil, err
+		return nil, s.explain(err)
 	}
-	if err := s.register(); err != nil {
-		return nil, err
-	}
+	s.register(opts)
+	s.askAnonymously(ctx) // for the log
 	return s, nil
 }
 
@@ -85,11 +92,7 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 func (s *Server) KV() *leasing.KV { return s.kv }
 
 // register makes the gRPC server with all services.
-func (s *Server) register() error {
-	opts, err := s.options()
-	if err != nil {
-		return err
-	}
+func (s *Server) register(opts []grpc.ServerOption) {
 	kv, space, conn := s.kvServer(), namespace(s.cfg.Namespace), s.pass.ActiveConnection()
 	s.wg.Go(func() { kv.anonymous.run(s.ctx, s.askAnonymously) })
 	s.grpc = grpc.NewServer(opts...)
@@ -110,8 +113,6 @@ func (s *Server) register() error {
 	v3electionpb.RegisterElectionServer(s.grpc, &electionServer{perCall: calls})
 	s.health = health.NewServer()
 	healthpb.RegisterHealthServer(s.grpc, healthServer{s.health})
-	s.metrics.InitializeMetrics(s.grpc)
-	return nil
 }
 
 func (s *Server) kvServer() *kvServer {
@@ -126,13 +127,6 @@ func (s *Server) kvServer() *kvServer {
 	return kv
 }
 
-// askAnonymously sends etcd a read without credentials, which it refuses if
-// authentication is on. It costs no raft entry.
-func (s *Server) askAnonymously(ctx context.Context) error {
-	_, err := s.pass.Get(ctx, s.cfg.Leasing.Prefix, clientv3.WithKeysOnly())
-	return err
-}
-
 // window is how much of a client's requests is under way without being taken in.
 const window = 1 << 20
 
@@ -141,7 +135,7 @@ func (s *Server) options() ([]grpc.ServerOption, error) {
 	opts := []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(s.metrics.UnaryServerInterceptor(), recovery.UnaryServerInterceptor(panics), unaryErrors, guardUnary),
 		grpc.ChainStreamInterceptor(s.metrics.StreamServerInterceptor(), recovery.StreamServerInterceptor(panics), streamErrors, guardStream, streamEnds(s.ctx)),
-		grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(1 << 20), grpc.NumStreamWorkers(uint32(4 * runtime.GOMAXPROCS(0))),
+		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window), grpc.NumStreamWorkers(uint32(4 * runtime.GOMAXPROCS(0))),
 		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(math.MaxInt32), grpc.MaxConcurrentStreams(math.MaxUint32),
 		grpc.ConnectionTimeout(greetTimeout), grpc.MaxHeaderListSize(maxHeaders),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second}),

@@ -184,10 +184,15 @@ func (m mutant) copyTo(dir string) error {
 			return err
 		}
 	}
-	if _, err := os.Stat("testdata"); err != nil {
-		return nil // there is none
+	for _, read := range []string{"testdata", "docs"} { // by tests
+		if _, err := os.Stat(read); err != nil {
+			continue // there is none
+		}
+		if err := os.CopyFS(filepath.Join(dir, read), os.DirFS(read)); err != nil {
+			return err
+		}
 	}
-	return os.CopyFS(filepath.Join(dir, "testdata"), os.DirFS("testdata"))
+	return nil
 }
 
 // build compiles the tests. It lays the file in the copy over the one that is

@@ -2,17 +2,15 @@ package main
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"io"
-	"slices"
+	"regexp"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/etcd-leasing/leasing"
 	"github.com/etcd-leasing/leasing/proxy"
@@ -21,6 +19,11 @@ import (
 // envPrefix begins the names of environment variables. It is not etcd's, as an etcd
 // on the same host may have those.
 const envPrefix = "LEASING_PROXY_"
+
+// kubernetesNames match the variables that Kubernetes sets in every pod beside a
+// service with the name leasing-proxy. They are not meant for us, and no flag is called
+// so.
+const kubernetesNames = "^" + envPrefix + "(SERVICE_HOST|(SERVICE_)?PORT(_.*)?)$"
 
 // settings is what the command line and the environment say.
 type settings struct {
@@ -69,20 +72,20 @@ func newSettings(out io.Writer) *settings {
 	f.SetOutput(out)
 	f.Usage = func() { fmt.Fprintf(out, usage, f.FlagUsagesWrapped(110)) }
 
-	f.StringSliceVar(&s.endpoints, "endpoints", []string{"127.0.0.1:2379"}, "`addresses` of etcd, separated by commas; http:// or https:// may stand before each")
-	f.StringVar(&s.listen, "listen-addr", "127.0.0.1:23790", "`address` to serve clients at")
-	f.StringVar(&s.metrics, "metrics-addr", "", "`address` to serve /metrics, /health, /readyz and the page /debug/leasing at, in the clear and to anybody; none if empty")
+	f.StringSliceVar(&s.endpoints, "endpoints", []string{"127.0.0.1:2379"}, "`addresses` of etcd, host:port, separated by commas, with http:// or https:// before all or none, which means https:// beside --cacert, --cert or --key, else http://")
+	f.StringVar(&s.listen, "listen-addr", "127.0.0.1:23790", "`address` to serve clients at, host:port without a scheme")
+	f.StringVar(&s.metrics, "metrics-addr", "", "`address` to serve /metrics, /health, /readyz and the page /debug/leasing at, host:port, in the clear and to anybody: keep it on loopback; none if empty")
 	f.StringVar(&s.advertise, "advertise-client-url", "", "`url` to show as the only member, so that clients that ask etcd for its endpoints stay here; etcd's members if empty")
 	f.StringVar(&s.prefix, "leasing-prefix", "leasing/", "`prefix` of the claims in etcd, outside of the namespace; the same for every proxy and library that writes the data")
 	f.StringVar(&s.namespace, "namespace", "", "`prefix` that is put before every key of clients, and taken off what they are shown")
 
-	f.DurationVar(&s.ttl, "ttl", 0, "how long writes wait for the keys of a proxy that is cut off from etcd (default 1m0s)")
-	f.IntVar(&s.maxKeys, "max-keys", 0, "the most keys that are owned (default 100000)")
+	f.DurationVar(&s.ttl, "ttl", 0, "how long writes wait for the keys of a proxy that is cut off from etcd or was killed, which is longer than most clients' timeouts (0 for the default, 1m0s)")
+	f.IntVar(&s.maxKeys, "max-keys", 0, "the most keys that are owned (0 for the default, 100000)")
 	f.Int64Var(&s.maxBytes, "max-bytes", 256<<20, "the most bytes that they take in memory, about; no bound if 0")
-	f.IntVar(&s.claimAfter, "claim-after", 0, "how many reads of a key within 10 s it takes to claim it (default 1)")
-	f.DurationVar(&s.authBound, "auth-bound", 5*time.Second, "how long it takes at most until a right that is withdrawn, or authentication that is turned on, ends reads from memory; with 0 nothing is read from memory")
+	f.IntVar(&s.claimAfter, "claim-after", 0, "how many reads of a key within 10 s it takes to claim it (0 for the default, 1)")
+	f.DurationVar(&s.authBound, "auth-bound", 5*time.Second, "how long it takes at most until a right that is withdrawn, or authentication that is turned on, ends reads from memory; also how long owned keys are read while etcd is away, if that is shorter than --ttl; with 0 nothing is read from memory")
 	f.DurationVar(&s.dial, "dial-timeout", 5*time.Second, "how long to wait for etcd at the start")
-	f.DurationVar(&s.stop, "stop-timeout", 5*time.Second, "how long to wait for calls under way at the end")
+	f.DurationVar(&s.stop, "stop-timeout", 5*time.Second, "how long to wait for calls under way at the end, before all keys are handed over")
 
 	f.StringVar(&s.user, "user", "", "`name[:password]` of the proxy's own session, which needs the rights to the claims and to read the data")
 	f.StringVar(&s.password, "password", "", "the password of --user, if that has none; "+envName("password")+" keeps it out of the list of processes")
@@ -90,10 +93,10 @@ func newSettings(out io.Writer) *settings {
 	f.StringVar(&s.etcd.cert, "cert", "", "`file` of the certificate to show etcd; it must have no common name")
 	f.StringVar(&s.etcd.key, "key", "", "`file` of its key")
 	f.BoolVar(&s.skipVerify, "insecure-skip-tls-verify", false, "do not check etcd's certificates (for tests only)")
-	f.StringVar(&s.clients.ca, "trusted-ca-file", "", "`file` of the CAs that sign clients' certificates")
+	f.StringVar(&s.clients.ca, "trusted-ca-file", "", "`file` of the CAs that sign clients' certificates; with it clients must show one")
 	f.StringVar(&s.clients.cert, "cert-file", "", "`file` of the certificate to show clients")
 	f.StringVar(&s.clients.key, "key-file", "", "`file` of its key")
-	f.BoolVar(&s.certAuth, "client-cert-auth", false, "ask clients for a certificate")
+	f.BoolVar(&s.certAuth, "client-cert-auth", false, "clients must show a certificate, which --trusted-ca-file alone says as well")
 
 	f.StringVar(&s.embedded, "embedded", "", "`directory` of an etcd to run within the proxy, for trying out: on 127.0.0.1, at --endpoints if that is given, else at a free port")
 	f.StringVar(&s.level, "log-level", "info", "debug, info, warn or error")
@@ -115,7 +118,18 @@ Usage:
 Flags:
 %s
 Each flag has an environment variable, LEASING_PROXY_ENDPOINTS for --endpoints and
-so on, which the flag overrides.
+so on, which the flag overrides. An empty one counts as unset.
+
+It ends with 0 on SIGTERM or SIGINT, after its keys have been handed over, with 1 if it
+cannot run, and with 2 if the flags are wrong. A second signal ends it at once: writers
+of its keys then wait for --ttl.
+
+With authentication on in etcd, the first read of a key with a token goes to etcd and
+claims nothing; later ones with the same token may be answered from memory. So clients
+that log in for each call, as etcdctl does, gain nothing.
+
+/health and /readyz say 503 while etcd is away. Use neither as a liveness probe: a
+proxy that is ended then reads nothing from memory any more.
 `
 
 // envName is the environment variable of a flag.
@@ -128,9 +142,10 @@ func (s *settings) parse(args, environ []string) error {
 	if err := s.parseArgs(args); err != nil {
 		return err
 	}
+	kubernetes := regexp.MustCompile(kubernetesNames)
 	for _, e := range environ {
 		name, value, _ := strings.Cut(e, "=")
-		if !strings.HasPrefix(name, envPrefix) {
+		if !strings.HasPrefix(name, envPrefix) || value == "" || kubernetes.MatchString(name) {
 			continue
 		}
 		if err := s.setEnv(name, value); err != nil {
@@ -156,57 +171,6 @@ func (s *settings) setEnv(name, value string) error {
 	}
 	if err := s.flags.Set(flag.Name, value); err != nil {
 		return fmt.Errorf("%s, which stands for --%s: %w", name, flag.Name, err)
-	}
-	return nil
-}
-
-// check refuses what cannot be meant.
-func (s *settings) check() error {
-	name, password, both := strings.Cut(s.user, ":")
-	switch {
-	case len(s.endpoints) == 0 || slices.Contains(s.endpoints, ""):
-		return errors.New("--endpoints: an address is empty")
-	case s.prefix == "":
-		return errors.New("--leasing-prefix is empty: name a prefix that holds no data")
-	case s.namespace != "" && strings.HasPrefix(s.prefix, s.namespace):
-		return fmt.Errorf("--leasing-prefix %q is in the --namespace %q, where clients would see claims: choose another", s.prefix, s.namespace)
-	case s.namespace != "" && strings.HasPrefix(s.namespace, s.prefix):
-		return fmt.Errorf("--namespace %q is under the --leasing-prefix %q, where data is taken for claims: choose another", s.namespace, s.prefix)
-	case strings.HasSuffix(s.namespace, "\xff"):
-		return fmt.Errorf("--namespace %q ends with the byte 0xff, where etcd's client ends ranges too late: choose another", s.namespace)
-	case s.ttl < 0 || s.ttl > 0 && s.ttl < time.Second:
-		return fmt.Errorf("--ttl is %v: it must be at least 1s", s.ttl)
-	case s.maxKeys < 0:
-		return fmt.Errorf("--max-keys is %d: it must be at least 1", s.maxKeys)
-	case s.maxBytes < 0:
-		return fmt.Errorf("--max-bytes is %d: it must be at least 1, or 0 for no bound", s.maxBytes)
-	case s.claimAfter < 0:
-		return fmt.Errorf("--claim-after is %d: it must be at least 1", s.claimAfter)
-	case s.authBound < 0:
-		return fmt.Errorf("--auth-bound is %v: it must be at least 0", s.authBound)
-	case s.dial <= 0:
-		return fmt.Errorf("--dial-timeout is %v: it must be more than 0", s.dial)
-	case s.stop < 0:
-		return fmt.Errorf("--stop-timeout is %v: it must be at least 0", s.stop)
-	case (s.etcd.cert == "") != (s.etcd.key == ""):
-		return errors.New("--cert and --key go together")
-	case (s.clients.cert == "") != (s.clients.key == ""):
-		return errors.New("--cert-file and --key-file go together")
-	case s.clients.ca != "" && s.clients.cert == "":
-		return errors.New("--trusted-ca-file takes --cert-file and --key-file")
-	case s.certAuth && s.clients.ca == "":
-		return errors.New("--client-cert-auth takes --trusted-ca-file, to check the certificates with")
-	case s.password != "" && name == "":
-		return errors.New("--password takes --user")
-	case both && s.password != "" && password != s.password:
-		return errors.New("--user and --password name different passwords")
-	case name != "" && cmp.Or(password, s.password) == "":
-		return errors.New("--user has no password: give one as name:password, with --password or with " + envName("password"))
-	case s.embedded != "" && s.flags.Changed("endpoints") && len(s.endpoints) > 1:
-		return errors.New("--embedded takes one address in --endpoints")
-	}
-	if _, err := zapcore.ParseLevel(s.level); err != nil {
-		return fmt.Errorf("--log-level: %w", err)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -50,26 +51,91 @@ func TestEnvironment(t *testing.T) {
 }
 
 func TestUnknownVariables(t *testing.T) {
-	s, err := parsed(t, "", "LEASING_PROXY_ENDPOINT=x LEASING_PROXY_TTL=3s ETCD_NAME=y PATH=/bin LEASING_PROXY_")
-	if err != nil || !slices.Equal(s.unknown, []string{"LEASING_PROXY_ENDPOINT", "LEASING_PROXY_"}) || s.ttl != 3*time.Second {
+	s, err := parsed(t, "", "LEASING_PROXY_ENDPOINT=x LEASING_PROXY_TTL=3s ETCD_NAME=y PATH=/bin LEASING_PROXY_=z LEASING_PROXY_PORTS=1")
+	if err != nil || !slices.Equal(s.unknown, []string{"LEASING_PROXY_ENDPOINT", "LEASING_PROXY_", "LEASING_PROXY_PORTS"}) || s.ttl != 3*time.Second {
 		t.Errorf("%q, %v, %v", s.unknown, s.ttl, err)
+	}
+}
+
+// What Kubernetes sets for a service of the proxy's name is not meant for it, and what is
+// empty counts as unset.
+func TestVariablesWithoutMeaning(t *testing.T) {
+	s, err := parsed(t, "", "LEASING_PROXY_SERVICE_HOST=10.0.0.1 LEASING_PROXY_SERVICE_PORT=23790 LEASING_PROXY_SERVICE_PORT_GRPC=23790"+
+		" LEASING_PROXY_PORT=tcp://10.0.0.1:23790 LEASING_PROXY_PORT_23790_TCP=tcp://10.0.0.1:23790 LEASING_PROXY_PORT_23790_TCP_PROTO=tcp"+
+		" LEASING_PROXY_ENDPOINTS= LEASING_PROXY_TTL= LEASING_PROXY_CACERT= LEASING_PROXY_NONE=")
+	if err != nil || len(s.unknown) > 0 || s.ttl != 0 || !slices.Equal(s.endpoints, []string{"http://127.0.0.1:2379"}) {
+		t.Errorf("%q, %v, %q, %v", s.unknown, s.ttl, s.endpoints, err)
+	}
+}
+
+// Addresses of etcd get a scheme, which is that of all.
+func TestEndpoints(t *testing.T) {
+	files(t, "ca")
+	for _, tc := range []struct{ args, want string }{
+		{"--endpoints=a:1,b:2", "http://a:1 http://b:2"},
+		{"--endpoints=https://a:1,https://[::1]:2/", "https://a:1 https://[::1]:2"},
+		{"--endpoints=a:1,https://b:2 --cacert=ca", "https://a:1 https://b:2"},
+		{"--endpoints=a:1 --insecure-skip-tls-verify", "https://a:1"},
+		{"--embedded=d --endpoints=localhost:1", "http://localhost:1"},
+		{"--embedded=d --endpoints=[::1]:1", "http://[::1]:1"},
+	} {
+		if s, err := parsed(t, tc.args, ""); err != nil || strings.Join(s.endpoints, " ") != tc.want {
+			t.Errorf("%s: %q, %v", tc.args, s.endpoints, err)
+		}
+	}
+	s := newSettings(io.Discard)
+	if err := s.parse([]string{"--endpoints", " a:1, b:2 ", "--metrics-addr=http://:3"}, nil); err != nil || s.metrics != ":3" ||
+		!slices.Equal(s.endpoints, []string{"http://a:1", "http://b:2"}) {
+		t.Errorf("%q, %q, %v", s.endpoints, s.metrics, err)
+	}
+}
+
+// files makes files, and lets the test run where they are.
+func files(t *testing.T, names ...string) {
+	t.Helper()
+	t.Chdir(t.TempDir())
+	for _, name := range names {
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
 // What cannot be meant is refused with the name of the flag, or of the variable.
 func TestRefusals(t *testing.T) {
+	files(t, "a", "b")
 	for _, tc := range []struct{ args, environ, says string }{
 		{"--endpoints=", "", "--endpoints"},
-		{"--endpoints=a,,b", "", "--endpoints"},
+		{"--endpoints=a:1,,b:1", "", "--endpoints"},
+		{"--endpoints=a", "", "host:port"},
+		{"--endpoints=a:", "", "host:port"},
+		{"--endpoints=:1", "", "host:port"},
+		{"--endpoints=a:65536", "", "host:port"},
+		{"--endpoints=unix:///run/etcd", "", "host:port"},
+		{"--endpoints=http://a:1/b", "", "host:port"},
+		{"--endpoints=a:1,https://b:1", "", "https://"},
+		{"--endpoints=http://a:1 --cacert=a", "", "--cacert, --cert and --key take https://"},
+		{"--endpoints=https://a:1,http://b:1 --cert=a --key=b", "", "--cacert, --cert and --key take https://"},
+		{"--endpoints=http://a:1 --insecure-skip-tls-verify", "", "--insecure-skip-tls-verify"},
+		{"--listen-addr=", "", "--listen-addr"},
+		{"--listen-addr=127.0.0.1", "", "--listen-addr"},
+		{"--listen-addr=http://127.0.0.1:1", "", "without a scheme"},
+		{"--metrics-addr=127.0.0.1:http", "", "--metrics-addr"},
+		{"--metrics-addr=https://127.0.0.1:1", "", "--metrics-addr"},
+		{"--cacert=none", "", "--cacert: open none"},
+		{"--cert=none --key=b", "", "--cert: open none"},
+		{"--cert-file=a --key-file=none", "", "--key-file: open none"},
 		{"--leasing-prefix=", "", "--leasing-prefix"},
 		{"--namespace=leas", "", "--namespace"},
 		{"--namespace=leasing/app/", "", "--leasing-prefix"},
 		{"--namespace=app\xff", "", "--namespace"},
 		{"--ttl=1ms", "", "--ttl"},
-		{"--ttl=-1s", "", "--ttl"},
+		{"--ttl=-1s", "", "0 for the default"},
+		{"--ttl=10000h", "", "--ttl"},
 		{"--ttl=soon", "", "--ttl"},
 		{"--max-keys=-1", "", "--max-keys"},
 		{"--max-bytes=-1", "", "--max-bytes"},
+		{"--max-bytes=244", "", "--max-bytes"},
 		{"--claim-after=-1", "", "--claim-after"},
 		{"--auth-bound=-1s", "", "--auth-bound"},
 		{"--dial-timeout=0", "", "--dial-timeout"},
@@ -79,11 +145,15 @@ func TestRefusals(t *testing.T) {
 		{"--cert-file=a", "", "--key-file"},
 		{"--trusted-ca-file=a", "", "--cert-file"},
 		{"--client-cert-auth --cert-file=a --key-file=b", "", "--trusted-ca-file"},
+		{"--client-cert-auth=false --trusted-ca-file=a --cert-file=a --key-file=b", "", "--client-cert-auth=false"},
 		{"--password=a", "", "--user"},
 		{"--user=a", "", "LEASING_PROXY_PASSWORD"},
 		{"--user=a:b --password=c", "", "--password"},
 		{"--log-level=loud", "", "--log-level"},
-		{"--embedded=d --endpoints=a,b", "", "--embedded"},
+		{"--embedded=d --endpoints=127.0.0.1:1,127.0.0.1:2", "", "--embedded takes one address"},
+		{"--embedded=d --endpoints=https://127.0.0.1:1", "", "--embedded"},
+		{"--embedded=d --endpoints=192.0.2.1:1", "", "others can reach it"},
+		{"--embedded=d --cacert=a", "", "--embedded"},
 		{"", "LEASING_PROXY_TTL=soon", "LEASING_PROXY_TTL"},
 		{"", "LEASING_PROXY_MAX_KEYS=-1", "--max-keys"},
 		{"", "LEASING_PROXY_PASSWORD=x", "--user"},
@@ -97,7 +167,8 @@ func TestRefusals(t *testing.T) {
 
 // What is given arrives where it belongs.
 func TestConfig(t *testing.T) {
-	s, err := parsed(t, "--endpoints=https://a:1,b:2 --namespace=app/ --leasing-prefix=l/ --ttl=3s --max-keys=4 --max-bytes=5 --claim-after=6"+
+	files(t, "c", "d", "e", "f", "g", "h")
+	s, err := parsed(t, "--endpoints=https://a:1,b:2 --namespace=app/ --leasing-prefix=l/ --ttl=3s --max-keys=4 --max-bytes=500 --claim-after=6"+
 		" --auth-bound=7s --dial-timeout=8s --advertise-client-url=u --user=me:a:b --cacert=c --cert=d --key=e --insecure-skip-tls-verify"+
 		" --trusted-ca-file=f --cert-file=g --key-file=h --client-cert-auth", "")
 	if err != nil {
@@ -106,8 +177,8 @@ func TestConfig(t *testing.T) {
 	log := zap.NewNop()
 	got := s.config(log)
 	var want proxy.Config
-	want.Endpoints, want.Namespace = []string{"https://a:1", "b:2"}, "app/"
-	want.Leasing.Prefix, want.Leasing.TTL, want.Leasing.MaxKeys, want.Leasing.MaxBytes, want.Leasing.ClaimAfter = "l/", 3*time.Second, 4, 5, 6
+	want.Endpoints, want.Namespace = []string{"https://a:1", "https://b:2"}, "app/"
+	want.Leasing.Prefix, want.Leasing.TTL, want.Leasing.MaxKeys, want.Leasing.MaxBytes, want.Leasing.ClaimAfter = "l/", 3*time.Second, 4, 500, 6
 	want.AuthBound, want.DialTimeout, want.AdvertiseClientURL = 7*time.Second, 8*time.Second, "u"
 	want.Username, want.Password, want.Logger = "me", "a:b", log
 	want.TLS, want.ListenTLS = tlsFlags{"c", "d", "e"}.info(), tlsFlags{"f", "g", "h"}.info()

@@ -66,6 +66,7 @@ func run(ctx context.Context, args, environ []string, out, errs io.Writer) int {
 		fmt.Fprintf(errs, "leasing-proxy: %v\n", err)
 		return exitFailure
 	}
+	log.Info("stopped")
 	return exitOK
 }
 
@@ -108,7 +109,7 @@ func serve(ctx context.Context, s *settings, log *zap.Logger) error {
 	case err = <-failed:
 		return err
 	case <-ctx.Done():
-		log.Info("stopping: all keys are handed over", zap.Duration("bound", s.stop))
+		log.Info("stopping: handing over all keys", zap.Duration("bound", s.stop))
 		return nil
 	}
 }
@@ -116,7 +117,7 @@ func serve(ctx context.Context, s *settings, log *zap.Logger) error {
 // serveHTTP serves what is not for etcd's clients. The function that it returns ends
 // that.
 func serveHTTP(p *proxy.Server, addr string, failed chan<- error) (end func(), err error) {
-	l, err := net.Listen("tcp", strings.TrimPrefix(addr, "http://"))
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, err
 	}

@@ -143,6 +143,10 @@ func TestSignals(t *testing.T) {
 		if code := p.ends(); code != exitOK {
 			t.Errorf("%v: exit code %d: %s", sig, code, &p.errs)
 		}
+		lines := strings.Split(strings.TrimSpace(p.errs.String()), "\n")
+		if last := lines[len(lines)-1]; !strings.Contains(last, `"msg":"stopped"`) {
+			t.Errorf("%v: the last line is %s", sig, last)
+		}
 		if n := claims(t, etcd.Client(0), ctx); n != 0 {
 			t.Errorf("%v: %d claims are left", sig, n)
 		}
@@ -226,7 +230,8 @@ func TestExitCodes(t *testing.T) {
 		{"--listen-addr " + taken.Addr().String(), exitFailure, "--listen-addr"},
 		{"--listen-addr 127.0.0.1:0 --endpoints 127.0.0.1:1 --dial-timeout 100ms", exitFailure, "127.0.0.1:1"},
 		{"--embedded /dev/null/x", exitFailure, "--embedded"},
-		{"--embedded /dev/null/x --endpoints 192.0.2.1:1", exitFailure, "others can reach it"},
+		{"--embedded /dev/null/x --endpoints 192.0.2.1:1", exitUsage, "others can reach it"},
+		{"--listen-addr nowhere", exitUsage, "--listen-addr"},
 	} {
 		var out, errs bytes.Buffer
 		code := run(t.Context(), strings.Fields(tc.args), nil, &out, &errs)
