@@ -63,6 +63,11 @@ func (o options) bench(ctx context.Context) error {
 	if len(s.experiments) == 0 || o.rounds < 1 {
 		return errors.New("nothing is to be measured")
 	}
+	if o.profile != "" {
+		if err := os.MkdirAll(o.profile, 0o755); err != nil {
+			return err
+		}
+	}
 	began := time.Now()
 	err = s.play(ctx)
 	fmt.Printf("\nIt took %v.\n", time.Since(began).Round(time.Second))
