@@ -64,13 +64,15 @@ func (s *session) obstacle(now time.Time) (why error, stays bool) {
 	case s.ended:
 		return errors.New("the session with etcd has ended"), true
 	case s.trouble != nil:
-		return s.trouble, s.deafened
+		why = s.trouble
 	case !s.ears, silent:
-		return errors.New("the watch on the claim prefix is down"), false
+		why = errors.New("the watch on the claim prefix is down")
 	case len(s.leases) == 0:
-		return errors.New("there is no lease"), false
+		why = errors.New("there is no lease")
+	default:
+		why = errors.New("etcd does not answer claims, or grants no more leases")
 	}
-	return errors.New("etcd does not answer claims, or grants no more leases"), false
+	return why, s.deafened // whatever a claim that was under way has said since
 }
 
 // refuseQueued gives up the claims that have not been sent, and so wakes those

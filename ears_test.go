@@ -162,3 +162,14 @@ func TestPrefetchSaysWhy(t *testing.T) {
 		})
 	}
 }
+
+// A claim that was under way when etcd refused the watch, and went well, does not make
+// anybody wait for the watch.
+func TestRefusedWatchStaysRefused(t *testing.T) {
+	s := &session{cache: newCache(10), log: zap.NewNop(), layout: newLayout("claims/"), ready: make(chan struct{}), kick: make(chan struct{}, 1)}
+	s.deafen(rpctypes.ErrPermissionDenied)
+	s.holdClaims(nil)
+	if why, stays := s.obstacle(time.Now()); !stays || why == nil {
+		t.Errorf("the obstacle is %v, and stays: %v", why, stays)
+	}
+}
