@@ -75,7 +75,7 @@ scoreboard:
 	@$(GO) -C integration run ./scoreboard -o ../docs/scoreboard.md
 
 # Breaks the library on purpose, and fails if no test that needs no server
-# notices: five minutes. For some of them: make mutants MUTANTS="-run guard"
+# notices: ten minutes. For some of them: make mutants MUTANTS="-run guard"
 mutants:
 	$(GO) run ./internal/mutants $(MUTANTS)
 
@@ -87,7 +87,7 @@ bench:
 	$(GO) test -run '^$$' -bench . -benchmem .
 	@$(GO) -C integration/bench run . $(or $(BENCH),-o ../../docs/benchmarks.md -plots ../../docs)
 
-# The proxy beside etcd's leasing proxy and a direct connection: five minutes on two cores
+# The proxy beside etcd's leasing proxy and a direct connection: three minutes on two cores
 # that do nothing else. It writes docs/proxy.md. For a part, which is only printed:
 # make bench-proxy BENCH="-rounds 1"
 bench-proxy:

@@ -53,12 +53,13 @@ func (kv *KV) Owned(key string) bool {
 // lower. Keys under the claim prefix are no data, and left out. Config.ClaimAfter does
 // not apply.
 //
-// If keys cannot be claimed, because a connection broke, say, Prefetch goes on as soon
-// as they can. It gives an error that says why if not one could be claimed for 10 s, at
-// once if that is not going to change by itself (somebody who may not watch the claim
-// prefix owns nothing), and in the end if etcd has refused every claim. Reads work all the same, so the caller may well go
-// on. With any error, the number is what is owned by then. When ctx ends, up to
-// 400 claims that are under way may still go through.
+// If keys cannot be claimed, because a connection broke, say, Prefetch goes on as
+// soon as they can. It gives an error that says why if not one could be claimed for
+// 10 s, at once if that is not going to change by itself (somebody who may not watch
+// the claim prefix owns nothing), and in the end if etcd has refused every claim.
+// Reads work all the same, so the caller may well go on. With any error, the number
+// is what is owned by then. When ctx ends, up to 400 claims that are under way may
+// still go through.
 //
 // The keys are listed in pages of 5,000, without their values, each as of its own
 // time: a key that is put meanwhile may be missing, one that is deleted meanwhile may
@@ -264,10 +265,10 @@ func (p *prefetch) told(ctx context.Context, cl *claim) (bool, error) {
 // Release gives keys back: they are forgotten, their claims are deleted in batches,
 // and when it returns nil, that is confirmed: nobody has to ask for them any more.
 // Keys that are not owned are no error; the claims of those that were lost with the
-// session go with its leases, which nobody waits for here. A key that is being claimed is given back as
-// soon as it is owned, and one that is being written is given back meanwhile, at the
-// cost of one more request at most. No rest follows: the next read may claim the key
-// again.
+// session go with its leases, which nobody waits for here. A key that is being
+// claimed is given back as soon as it is owned, and one that is being written is
+// given back meanwhile, at the cost of one more request at most. No rest follows:
+// the next read may claim the key again.
 //
 // If ctx ends before, its error is returned, and the keys are given back in the
 // background, until etcd has confirmed it.

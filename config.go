@@ -39,12 +39,13 @@ type Config struct {
 	// been deleted, so there are some more of these for a moment.
 	MaxKeys int
 
-	// MaxBytes is how much memory the keys that are owned may take here, at most:
-	// the keys, their values, and 244 bytes for each; 0 means no bound but MaxKeys,
-	// which holds in any case, and less than 245 is refused. When they take more, keys are given back as with
-	// MaxKeys. A key that takes more by itself is read from etcd: it goes to those
-	// who read it, and is not kept. The estimate leaves out what is remembered of
-	// keys that are not owned, at most 65,536: their names and 270 bytes for each.
+	// MaxBytes is how much memory the keys that are owned may take here, at most: the
+	// keys, their values, and 244 bytes for each; 0 means no bound but MaxKeys, which
+	// holds in any case, and less than 245 is refused. When they take more, keys are
+	// given back as with MaxKeys. A key that takes more by itself is read from etcd:
+	// it goes to those who read it, and is not kept. The estimate leaves out what is
+	// remembered of keys that are not owned, at most 65,536: their names and 270 bytes
+	// for each.
 	MaxBytes int64
 
 	// IdleTimeout is how long a key stays owned without being read from memory; 0
@@ -76,9 +77,9 @@ type Config struct {
 
 	// OnEvent is told of what happens to the session and to keys; nil means that
 	// nobody is. It is called by one goroutine, one event after the other, and may
-	// take its time: up to 4,096 events wait for it, and some of the session besides; more
-	// are lost, which Stats.EventsLost tells. It must not call Close. Close does not wait for it for
-	// longer than for anything else.
+	// take its time: up to 4,096 events wait for it, and some of the session besides;
+	// more are lost, which Stats.EventsLost tells. It must not call Close. Close does
+	// not wait for it for longer than for anything else.
 	OnEvent func(Event)
 
 	// Logger gets what the session has to say; nil means the client's logger.
