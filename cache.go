@@ -243,12 +243,13 @@ func (c *cache) idleLocked(e *entry) {
 
 // dropLocked forgets a key whose claim is known to be gone.
 func (c *cache) dropLocked(e *entry) {
-	if e.state == owned {
+	was := e.state
+	if was == owned || was == yielding {
+		c.idleLocked(e)
+	}
+	if was == owned {
 		c.count.lost.Add(1)
 		c.events.key(KeyLost, e.key)
-	}
-	if e.state == owned || e.state == yielding {
-		c.idleLocked(e)
 	}
 }
 

@@ -71,9 +71,10 @@ func (c *cache) evictLocked(keep *entry) (out []yield) {
 
 // crowdOutLocked gives up an owned key for which there is no room.
 func (c *cache) crowdOutLocked(e *entry) yield {
+	y := c.forgetLocked(e)
 	c.count.evictions.Add(1)
 	c.events.key(KeyEvicted, e.key)
-	return c.forgetLocked(e)
+	return y
 }
 
 const (
@@ -143,9 +144,9 @@ func (c *cache) sweepLocked(out []yield, e *entry) []yield {
 	case e.writes > 0: // but the difference may not
 		e.pass = c.passes.latest - idlePasses - 1
 	default:
-		c.events.key(KeyEvicted, e.key)
-		c.count.idled.Add(1)
 		out = append(out, c.forgetLocked(e))
+		c.count.idled.Add(1)
+		c.events.key(KeyEvicted, e.key)
 	}
 	return out
 }

@@ -72,8 +72,8 @@ func (c *cache) revoked(r claimRecord, ours bool, now time.Time) (out []yield) {
 		out = append(out, yield{key: r.key, grant: r.grant})
 		c.restLocked(e, false, now)
 	case e.state == owned && e.grant == r.grant:
-		c.askedLocked(e, r.grant, now)
 		out = append(out, c.forgetLocked(e))
+		c.askedLocked(e, r.grant, now)
 		c.restLocked(e, true, now)
 	case e.state == owned && e.grant > r.grant:
 		// Old news of an earlier grant.
@@ -213,10 +213,10 @@ func (c *cache) heard(key string, rev int64, now time.Time) []yield {
 
 // strangerLocked gives up an owned key that a stranger has written.
 func (c *cache) strangerLocked(e *entry) yield {
-	c.count.strangers.Add(1)
-	c.events.key(KeyWritten, e.key)
 	y := c.forgetLocked(e)
 	y.stranger = true
+	c.count.strangers.Add(1)
+	c.events.key(KeyWritten, e.key)
 	return y
 }
 

@@ -78,7 +78,8 @@ type Config struct {
 	// OnEvent is told of what happens to the session and to keys; nil means that
 	// nobody is. It is called by one goroutine, one event after the other, and may
 	// take its time: up to 4,096 events wait for it, and some of the session besides;
-	// more are lost, which Stats.EventsLost tells. It must not call Close. Close does
+	// more are lost, which Stats.EventsLost tells. Of a key that is given up it is told
+	// when reads are not answered from memory any more. It must not call Close. Close does
 	// not wait for it for longer than for anything else.
 	OnEvent func(Event)
 

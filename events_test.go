@@ -68,6 +68,46 @@ func TestEvents(t *testing.T) {
 	})
 }
 
+// What is told to be given up is not read from memory any more: an observer that reads the
+// key when it is told gets what etcd has.
+func TestToldWhenForgotten(t *testing.T) {
+	const owned = "join C k => begun sharing\n send C\n granted C @5 v@3\n"
+	for what, giveUp := range map[string]func(*script){
+		"written by a stranger": func(s *script) { s.play("heard k @6 => yield k@5") },
+		"revoked":               func(s *script) { s.play("revoked k@5 ours => yield k@5") },
+		"deleted by hand":       func(s *script) { s.play("deleted k @6 => L1") },
+		"the lease is over":     func(s *script) { s.play("over L1") },
+		"not read any more": func(s *script) {
+			for range idlePasses + 2 {
+				s.now = s.now.Add(time.Second)
+				s.sweep("1s")
+			}
+		},
+		"too many": func(s *script) {
+			s.c.mu.Lock()
+			defer s.c.mu.Unlock()
+			s.c.limit = 0
+			s.c.evictLocked(nil)
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			s := run(t, owned)
+			told, early := 0, 0
+			s.c.events = newEvents(func(Event) {}, func() {
+				told++
+				if s.c.lookup("k") != nil {
+					early++
+				}
+			})
+			s.c.events.taken = maxEvents // so that each event is told to be lost, at its time
+			giveUp(s)
+			if told == 0 || early > 0 {
+				t.Errorf("%d events, %d while the key was still read from memory", told, early)
+			}
+		})
+	}
+}
+
 // A key that is too large to be kept is evicted like others for which there is no room.
 func TestTooLargeIsEvicted(t *testing.T) {
 	var j journal

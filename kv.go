@@ -54,8 +54,8 @@ const slowStart = 5 * time.Second
 // and cl.Lease at this time, so that the wrappers of package namespace,
 // credentials and interceptors apply. It waits until keys can be owned and the
 // watches of Config.WatchData run, or until etcd has refused that, which the log
-// tells: reads then go to etcd. ctx bounds the wait and nothing else. The caller must Close the KV before the
-// client.
+// tells: reads then go to etcd. ctx bounds the wait and nothing else. The caller must
+// Close the KV before the client.
 func New(ctx context.Context, cl *clientv3.Client, cfg Config) (*KV, error) {
 	return open(ctx, cl, cfg, handedIn{life: context.Background()})
 }
