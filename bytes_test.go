@@ -20,8 +20,11 @@ import (
 // What the cache believes its keys to take is what the heap grows by, within a
 // quarter, whatever their sizes, and also when keys come and go.
 func TestBytesAreEstimatedHonestly(t *testing.T) {
-	if n := unsafe.Sizeof(entry{}); n > entryBytes || n <= 96 { // the sizes that the allocator has
+	if n := unsafe.Sizeof(entry{}); n > entryBytes || n <= 112 { // the sizes that the allocator has
 		t.Errorf("an entry takes %d bytes, not %d", n, entryBytes)
+	}
+	if n := unsafe.Offsetof(entry{}.small) + smallKey; n > 64 {
+		t.Errorf("what readers look at takes %d bytes of an entry, more than a cache line", n)
 	}
 	if n := unsafe.Sizeof(snapshot{}); n != snapshotBytes {
 		t.Errorf("a snapshot takes %d bytes, not %d", n, snapshotBytes)
@@ -29,6 +32,7 @@ func TestBytesAreEstimatedHonestly(t *testing.T) {
 	for _, tt := range []struct{ keys, key, value, more int }{
 		{keys: 16_000, key: 16, value: 0},
 		{keys: 17_000, key: 16, value: smallValue},
+		{keys: 17_000, key: smallKey + 1, value: 0},
 		{keys: 20_000, key: 30, value: smallValue + 1},
 		{keys: 20_000, key: 200, value: 1000},
 		{keys: 30_000, key: 100, value: 300},
@@ -171,7 +175,7 @@ func TestMaxBytes(t *testing.T) {
 		onRigOf(t, tt.cfg, func(t *testing.T, r *rig) {
 			value := strings.Repeat("v", 1000)
 			for i := range 30 {
-				key := fmt.Sprint("k", i)
+				key := fmt.Sprintf("k%0*d", smallKey, i)
 				if _, err := r.kv.Put(t.Context(), key, value); err != nil {
 					t.Fatal(err)
 				}

@@ -1,9 +1,11 @@
 package leasing
 
 import (
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -57,9 +59,11 @@ const (
 
 // entry is one key. Its state is changed by the cache alone, under cache.mu.
 type entry struct {
+	// What readers look at comes first, in one cache line.
+
 	key   string
 	hash  uint32
-	bytes uint32                // what it takes, as cache.owning counts it
+	reads atomic.Uint32         // local reads, counted in three ways: see paying
 	next  atomic.Pointer[entry] // the index's chain
 
 	// snap is what readers may be told. It is nil unless the key is owned and
@@ -67,8 +71,9 @@ type entry struct {
 	//
 	// Invariant: I1.
 	snap  atomic.Pointer[snapshot]
-	reads atomic.Uint32 // local reads, counted in three ways: see paying
+	small [smallKey]byte // holds the key, if there is room for it
 
+	bytes uint32 // what it takes, as cache.owning counts it
 	state state
 	lost  bool  // one of the unsettled writes could not be read back
 	aging bool  // in cache.aging
@@ -82,6 +87,21 @@ type entry struct {
 	writes int32     // unsettled writes of ours that cover the key
 	slot   int32     // its place in cache.owning: in the ring, from 1 on, or outside, from -1 down; 0 if it is not there
 	pause  *pause    // nil if it may be claimed at any time
+}
+
+// smallKey is how long a key may be to be in the entry itself: its readers look in one
+// place less.
+const smallKey = 24
+
+// newEntry returns the entry of a key.
+func newEntry(key string, hash uint32) *entry {
+	e := &entry{hash: hash}
+	if len(key) <= len(e.small) {
+		e.key = unsafe.String(&e.small[0], copy(e.small[:], key)) // which is never written again
+	} else {
+		e.key = strings.Clone(key) // it may be part of something large
+	}
+	return e
 }
 
 // snapshot is what etcd said of one key at revision rev. It never changes.

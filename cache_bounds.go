@@ -11,16 +11,19 @@ import (
 // the clock, whose tables are between a half and completely full. A test holds
 // these numbers against the heap.
 const (
-	entryBytes    = 112
+	entryBytes    = 128
 	snapshotBytes = 96
 	tableBytes    = 36
 	keyOverhead   = entryBytes + snapshotBytes + tableBytes
 )
 
-// takes estimates how many bytes an owned key takes here. A small value is in
-// the snapshot itself.
+// takes estimates how many bytes an owned key takes here. A small key is in the entry
+// itself, a small value in the snapshot.
 func takes(key string, s *snapshot) uint32 {
-	n := keyOverhead + len(key)
+	n := keyOverhead
+	if len(key) > smallKey {
+		n += len(key)
+	}
 	if s != nil && len(s.value) > smallValue {
 		n += len(s.value)
 	}

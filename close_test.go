@@ -207,7 +207,7 @@ func TestWrongConfigs(t *testing.T) {
 			{leasing.Config{Prefix: "p/", MaxTxnOps: 7}, []string{"MaxTxnOps", "7", "8"}},
 			{leasing.Config{Prefix: "p/", MaxKeys: -1}, []string{"MaxKeys", "-1"}},
 			{leasing.Config{Prefix: "p/", MaxBytes: -1}, []string{"MaxBytes", "-1", "0"}},
-			{leasing.Config{Prefix: "p/", MaxBytes: 244}, []string{"MaxBytes", "244", "at least 245"}},
+			{leasing.Config{Prefix: "p/", MaxBytes: 259}, []string{"MaxBytes", "259", "at least 260"}},
 			{leasing.Config{Prefix: "p/", ClaimAfter: -1}, []string{"ClaimAfter", "-1"}},
 			{leasing.Config{Prefix: "p/", WatchData: []string{"d/", "p/"}}, []string{"WatchData", `"p/"`, "claim prefix"}},
 			{leasing.Config{Prefix: "p/", WatchData: []string{"p/d/"}}, []string{"WatchData", `"p/d/"`}},

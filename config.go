@@ -40,12 +40,12 @@ type Config struct {
 	MaxKeys int
 
 	// MaxBytes is how much memory the keys that are owned may take here, at most: the
-	// keys, their values, and 244 bytes for each; 0 means no bound but MaxKeys, which
-	// holds in any case, and less than 245 is refused. When they take more, keys are
-	// given back as with MaxKeys. A key that takes more by itself is read from etcd:
-	// it goes to those who read it, and is not kept. The estimate leaves out what is
-	// remembered of keys that are not owned, at most 65,536: their names and 270 bytes
-	// for each.
+	// keys, their values, and 260 bytes for each, which hold a key of up to 24 bytes and
+	// a value of up to 32; 0 means no bound but MaxKeys, which holds in any case, and
+	// less than 260 is refused. When they take more, keys are given back as with MaxKeys.
+	// A key that takes more by itself is read from etcd: it goes to those who read it,
+	// and is not kept. The estimate leaves out what is remembered of keys that are not
+	// owned, at most 65,536: their names and 290 bytes for each.
 	MaxBytes int64
 
 	// IdleTimeout is how long a key stays owned without being read from memory; 0
@@ -111,8 +111,8 @@ func (cfg Config) validate() (Config, error) {
 		return cfg, fmt.Errorf("leasing: Config.MaxKeys is %d: it must be at least 1, or 0 for %d", cfg.MaxKeys, defaultMaxKeys)
 	case cfg.ClaimAfter < 0:
 		return cfg, fmt.Errorf("leasing: Config.ClaimAfter is %d: it must be at least 1, or 0 for the first read", cfg.ClaimAfter)
-	case cfg.MaxBytes < 0 || cfg.MaxBytes > 0 && cfg.MaxBytes <= keyOverhead:
-		return cfg, fmt.Errorf("leasing: Config.MaxBytes is %d: it must be at least %d, for one key, or 0 for no bound", cfg.MaxBytes, keyOverhead+1)
+	case cfg.MaxBytes < 0 || cfg.MaxBytes > 0 && cfg.MaxBytes < keyOverhead:
+		return cfg, fmt.Errorf("leasing: Config.MaxBytes is %d: it must be at least %d, for one key, or 0 for no bound", cfg.MaxBytes, keyOverhead)
 	case cfg.IdleTimeout < 0 || cfg.IdleTimeout > 0 && cfg.IdleTimeout < time.Second:
 		return cfg, fmt.Errorf("leasing: Config.IdleTimeout is %v: it must be at least 1s, or 0 for none", cfg.IdleTimeout)
 	}

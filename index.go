@@ -50,7 +50,7 @@ func (x *index) add(key string) *entry {
 	if x.n >= len(t) {
 		t = x.grow(t)
 	}
-	e := &entry{key: key, hash: uint32(maphash.String(x.seed, key))}
+	e := newEntry(key, uint32(maphash.String(x.seed, key)))
 	head := &t[e.hash&uint32(len(t)-1)]
 	e.next.Store(head.Load())
 	head.Store(e)

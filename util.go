@@ -199,9 +199,28 @@ type rangeReply struct {
 const smallText = 64
 
 // reply builds the answer to a point read of key.
+//
+// The usual one is built right here. By way of fill, hits of a thousand keys take a tenth
+// longer, and so they do if the header is set before the text.
+//
+// Invariant: I12. It shares no memory with s: the caller may change all of it.
 func (o shape) reply(key string, s *snapshot) *rangeReply {
 	r := new(rangeReply)
-	fill(r, o, key, s)
+	n, m := len(key), len(s.value)
+	if !o.shows(s) || o.keysOnly || n > smallText || m == 0 {
+		fill(r, o, key, s)
+		return r
+	}
+	copy(r.text[:], key)
+	if n+m <= smallText {
+		copy(r.text[n:], s.value)
+		r.kv.Value = r.text[n : n+m : n+m]
+	} else {
+		r.kv.Value = bytes.Clone(s.value)
+	}
+	r.kv.Key, r.kvs[0] = r.text[:n:n], &r.kv
+	r.kv.CreateRevision, r.kv.ModRevision, r.kv.Version = s.create, s.mod, s.version
+	r.resp.Header, r.resp.Kvs, r.resp.Count = &r.hdr, r.kvs[:], 1
 	return r
 }
 

@@ -46,7 +46,7 @@ func (s *settings) checkSpaces() error {
 // What package leasing takes.
 const (
 	maxTTL   = 365 * 24 * time.Hour
-	minBytes = 245
+	minBytes = 260
 )
 
 func (s *settings) checkBounds() error {

@@ -135,7 +135,7 @@ func TestRefusals(t *testing.T) {
 		{"--ttl=soon", "", "--ttl"},
 		{"--max-keys=-1", "", "--max-keys"},
 		{"--max-bytes=-1", "", "--max-bytes"},
-		{"--max-bytes=244", "", "--max-bytes"},
+		{"--max-bytes=259", "", "--max-bytes"},
 		{"--claim-after=-1", "", "--claim-after"},
 		{"--auth-bound=-1s", "", "--auth-bound"},
 		{"--dial-timeout=0", "", "--dial-timeout"},
