@@ -4,6 +4,7 @@ import (
 	"context"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
 )
 
 // leaseServer is etcd's Lease service: etcd's, with clients' names for keys. Keys
@@ -24,8 +25,9 @@ func (s *leaseServer) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest)
 }
 
 func (s *leaseServer) LeaseKeepAlive(down pb.Lease_LeaseKeepAliveServer) error {
-	return relay(down, func(ctx context.Context) (pb.Lease_LeaseKeepAliveClient, error) { return s.raw.LeaseKeepAlive(ctx) },
-		func(*pb.LeaseKeepAliveRequest) {}, func(*pb.LeaseKeepAliveResponse) {})
+	return relayFrames(down, func(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		return s.raw.LeaseKeepAlive(ctx, opts...)
+	})
 }
 
 func (s *leaseServer) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {

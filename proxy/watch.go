@@ -5,6 +5,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 )
 
 // watchServer is etcd's Watch service. Each stream of a caller's is one to etcd,
@@ -18,11 +19,16 @@ type watchServer struct {
 }
 
 func (s *watchServer) Watch(down pb.Watch_WatchServer) error {
+	if s.space == "" {
+		return relayFrames(down, func(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			return s.raw.Watch(ctx, opts...)
+		})
+	}
 	return relay(down, func(ctx context.Context) (pb.Watch_WatchClient, error) { return s.raw.Watch(ctx) }, s.request, s.reply)
 }
 
 func (s *watchServer) request(r *pb.WatchRequest) {
-	if c := r.GetCreateRequest(); c != nil && s.space != "" {
+	if c := r.GetCreateRequest(); c != nil {
 		if len(c.Key) == 0 {
 			c.Key = []byte{0} // so etcd takes it
 		}
@@ -31,9 +37,6 @@ func (s *watchServer) request(r *pb.WatchRequest) {
 }
 
 func (s *watchServer) reply(r *pb.WatchResponse) {
-	if s.space == "" {
-		return
-	}
 	for _, ev := range r.Events {
 		if ev.Kv != nil {
 			ev.Kv.Key = s.space.strip(ev.Kv.Key)

@@ -10,7 +10,9 @@ import (
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == "as" {
-		become(os.Args[2], os.Args[3:])
+		if become(os.Args[2], os.Args[3:]) != nil {
+			os.Exit(1)
+		}
 		return
 	}
 	os.Exit(m.Run())

@@ -16,7 +16,10 @@ import (
 
 func main() {
 	if len(os.Args) > 2 && os.Args[1] == "as" {
-		become(os.Args[2], os.Args[3:])
+		if err := become(os.Args[2], os.Args[3:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
 		return
 	}
 	var b bench

@@ -28,22 +28,27 @@ const (
 	direct = iota
 	theirs
 	ours
+	floor
 	waysThereAre
 )
 
-var wayNames = [waysThereAre]string{"direct", "etcd's leasing proxy", "leasing-proxy"}
+var wayNames = [waysThereAre]string{"direct", "etcd's leasing proxy", "leasing-proxy", "floor"}
 
 // become makes this process an etcd, or etcd's proxy, so that nothing has to be
-// installed.
-func become(what string, args []string) {
+// installed, or the relay.
+func become(what string, args []string) error {
+	if what == "relay" {
+		return serveRelay(args[0], args[1])
+	}
 	os.Args = append([]string{"etcd"}, args...)
 	if what == "proxy" {
 		os.Args = append([]string{"etcd", "grpc-proxy", "start"}, args...)
 	}
 	etcdmain.Main(os.Args)
+	return nil
 }
 
-// startAll starts an etcd that syncs to disk and both proxies before it, each a process
+// startAll starts an etcd that syncs to disk, both proxies and the relay before it, each a process
 // of its own, and returns the ways to it.
 func startAll(ctx context.Context) (ways []way, stop func() error, err error) {
 	dir, err := os.MkdirTemp("", "proxy-bench")
@@ -67,7 +72,7 @@ func startAll(ctx context.Context) (ways []way, stop func() error, err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, stop, fmt.Errorf("building leasing-proxy: %w\n%s", err, out)
 	}
-	at, err := freeAddresses(4)
+	at, err := freeAddresses(5)
 	if err != nil {
 		return nil, stop, err
 	}
@@ -78,6 +83,7 @@ func startAll(ctx context.Context) (ways []way, stop func() error, err error) {
 			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer},
 		{self, "as", "proxy", "--endpoints", etcd, "--listen-addr", at[2], "--experimental-leasing-prefix", "theirs/"},
 		{program, "--endpoints", etcd, "--listen-addr", at[3], "--leasing-prefix", "ours/", "--log-level", "error"},
+		{self, "as", "relay", at[4], etcd},
 	} {
 		cmd := exec.Command(args[0], args[1:]...)
 		cmd.Stderr = nil
@@ -86,7 +92,7 @@ func startAll(ctx context.Context) (ways []way, stop func() error, err error) {
 		}
 		running = append(running, cmd)
 	}
-	for i, addr := range [waysThereAre]string{etcd, at[2], at[3]} {
+	for i, addr := range [waysThereAre]string{etcd, at[2], at[3], at[4]} {
 		ways = append(ways, way{wayNames[i], addr, running[i].Process.Pid})
 		if err := waitFor(ctx, addr); err != nil {
 			return nil, stop, fmt.Errorf("%s does not come up: %w", wayNames[i], err)
