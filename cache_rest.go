@@ -11,9 +11,11 @@ import (
 // pause says when a key may be claimed again. It belongs to an entry.
 type pause struct {
 	until  time.Time     // it rests
-	length time.Duration // of the latest rest, had it not been cut short
-	rested time.Time     // when the latest rest ended that was not
-	cut    bool          // the latest rest was
+	length time.Duration // of a rest for the sake of whoever asks
+	loss   time.Duration // of one after the latest grants of ours, which did not pay; 0 if they did
+	rested time.Time     // when the latest rest ended that was whole
+	cut    bool          // the latest one was not
+	least  time.Time     // when it may end if it is cut short
 
 	// Whether the rest may be cut short: when the key is seen to have been written
 	// after revision freed, at which its claim was gone or we wrote it ourselves;
@@ -32,8 +34,8 @@ type pause struct {
 }
 
 const (
-	// A grant under which so many reads were served locally has paid. A rest has
-	// been long enough if the key was not asked back before so many times its
+	// A grant under which so many reads were served locally has paid. A whole rest
+	// has been long enough if the key was not asked back before so many times its
 	// length.
 	payoff      = 8
 	payoffRests = 2
@@ -147,18 +149,19 @@ func (c *cache) ageLocked(now time.Time) {
 
 // restLocked starts the rest of a key that was asked back.
 //
-// The rest of a key of ours doubles while ownership does not pay; any other
-// rests for a while. To pay, it must have been read, and not have been asked
-// back soon after its rest: else readers who take it at once would starve a
-// writer who needs longer than that rest. For the same reason it doubles if
-// another who took it was asked so soon: with many readers, the writer would
-// have to wait for each in turn. The first rest of a key is as long as is usual: it
-// is longer where most grants of ours do not pay.
+// It rests for two reasons, and for as long as the longer of them takes. The first is
+// that it was not read enough under its grant to pay for that: this part doubles from
+// one such grant to the next, and is gone after one that paid. The first rest of a key
+// is as long as is usual: longer where most grants of ours do not pay.
 //
-// The rest of a key that has been read enough may be cut short: see written.
-// Then a writer who is far away may be overtaken by others again and again. So
-// that happens only for a time after a rest that was not cut, and such a rest is
-// what the next ones are judged by.
+// The second is the writer who asked, who may be far away: if readers take the key at
+// once whenever it has rested, he needs a rest that is longer than his way. So this part
+// doubles when a key is asked back soon after a whole rest, also if it was another
+// who took it: with many readers, the writer would have to wait for each in turn.
+//
+// This second part may be cut short: see written. Then a writer who is far away may be
+// overtaken by others again and again. So that happens only for a time after a rest that
+// was whole, and such a rest is what the next ones are judged by.
 func (c *cache) restLocked(e *entry, wasOurs bool, now time.Time) {
 	p := e.pauseLocked(now)
 	paid := wasOurs && e.reads.Load()&paying >= payoff
@@ -167,18 +170,27 @@ func (c *cache) restLocked(e *entry, wasOurs bool, now time.Time) {
 		if !p.cut {
 			p.rested = p.until
 		}
+		first := p.length == 0
 		switch soon := now.Sub(p.rested) < payoffRests*p.length; {
-		case p.length == 0 && !paid:
-			p.length = c.usual
-		case wasOurs && !paid, !p.cut && soon:
+		case first:
+			p.length = restMin
+		case !p.cut && soon:
 			p.length = min(2*p.length, restMax)
 		case !p.cut && wasOurs:
 			p.length = restMin
-		default:
-			p.length = max(p.length, restMin)
 		}
-		p.until = later(p.until, now.Add(p.length))
-		p.cut, p.brief, p.freed = false, paid && now.Before(p.rested.Add(wholeRests*p.length)), 0
+		switch {
+		case paid:
+			p.loss = 0
+		case first:
+			p.loss = c.usual
+		case wasOurs:
+			p.loss = min(2*max(p.loss, restMin), restMax)
+		}
+		p.until = later(p.until, now.Add(max(p.length, p.loss)))
+		p.least = now.Add(p.loss)
+		p.brief = wasOurs && now.Before(p.rested.Add(wholeRests*p.length))
+		p.cut, p.freed = false, 0
 	}
 	if wasOurs && now.Sub(c.judged) >= restMin { // many keys may go at once
 		c.judged = now
@@ -212,8 +224,9 @@ func (c *cache) written(key string, mod int64, now time.Time) {
 	if e == nil || e.pause == nil || e.writes > 0 { // it may have been us
 		return
 	}
-	if p := e.pause; p.brief && p.freed > 0 && mod > p.freed && now.Before(p.until) {
-		p.until, p.cut = now, true
+	p := e.pause
+	if end := later(now, p.least); p.brief && p.freed > 0 && mod > p.freed && end.Before(p.until) {
+		p.until, p.cut = end, true
 	}
 }
 

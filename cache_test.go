@@ -690,6 +690,41 @@ func TestRestDoublesWhileTheKeyIsAskedForAtOnce(t *testing.T) {
 	play(8, payoffRests*4*restMin, restMin)
 }
 
+// A key whose rests are long for the sake of those who ask, and that is not read enough
+// under one grant, rests for as long as that takes it to pay: its reads would all go to
+// etcd meanwhile. For those who ask it rests as long as they may need.
+func TestOneGrantThatDoesNotPay(t *testing.T) {
+	s := newScript(t)
+	grant := int64(5)
+	asked := func(reads string, lasts, rest time.Duration) {
+		s.t.Helper()
+		s.play(owning("k", grant) + reads + fmt.Sprintf(`
+			wait %v
+			revoked k@%d ours => yield k@%d
+			yielded k@%d @%d
+			state k => idle rests=%v`, lasts, grant, grant, grant, grant+1, rest))
+		grant += 10
+	}
+	written := func(rest time.Duration) {
+		s.t.Helper()
+		s.play(fmt.Sprintf("written k @%d \n state k => idle rests=%v \n wait %v", grant-8, rest, rest))
+	}
+	const soon = payoffRests*restMin - 1
+	asked(readEnough(5), 0, restMin)
+	s.play(fmt.Sprint("wait ", restMin))
+	for _, rest := range []time.Duration{2 * restMin, 4 * restMin, 8 * restMin} {
+		asked(readEnough(grant), soon, rest)
+		s.play(fmt.Sprint("wait ", rest))
+	}
+	asked("", soon, 16*restMin) // nobody has written: it rests for those who ask
+	written(2 * restMin)
+	asked("", soon, 16*restMin) // the second
+	written(4 * restMin)
+	s.play(owning("k", grant) + readEnough(grant)) // it pays again
+	s.play(fmt.Sprintf("wait 1s \n revoked k@%d ours => yield k@%d \n yielded k@%d @%d", grant, grant, grant, grant+1))
+	s.play(fmt.Sprintf("written k @%d \n join C k => begun sharing", grant+2))
+}
+
 // Once a key that was read enough is seen to have been written, its rest is over.
 func TestRestIsCutShortWhenTheKeyIsWritten(t *testing.T) {
 	for name, story := range map[string]string{
