@@ -2,6 +2,7 @@ package leasing
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 )
@@ -79,7 +80,7 @@ func newEvents(observer func(Event), lost func()) *events {
 // cache's lock as well: the observer may read the key at once.
 func (es *events) key(kind EventKind, key string) {
 	if es != nil {
-		es.put(Event{Kind: kind, Key: key})
+		es.put(Event{Kind: kind, Key: strings.Clone(key)}) // it is a part of its entry, which would not go as long as somebody keeps it
 	}
 }
 

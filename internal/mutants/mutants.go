@@ -190,6 +190,6 @@ func mutants() []mutant {
 		{"keys whose claim came to nothing are remembered for ever", "", "cache_claim.go",
 			"	c.ageLocked(now) // whatever", "	// whatever"},
 		{"the lease that was handed in is revoked", "I9", "session.go",
-			"	s.finish(\"the KV is closed\")\n	s.refuseQueued()\n", "	s.finish(\"the KV is closed\")\n	s.retired = append(s.retired, s.handed)\n	s.refuseQueued()\n"},
+			"	s.finish(\"the KV is closed\")\n	s.refuseQueued()\n", "	s.finish(\"the KV is closed\")\n	if s.handed != 0 {\n		s.retired = append(s.retired, s.handed)\n	}\n	s.refuseQueued()\n"},
 	}
 }
