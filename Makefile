@@ -75,7 +75,7 @@ scoreboard:
 	@$(GO) -C integration run ./scoreboard -o ../docs/scoreboard.md
 
 # Breaks the library on purpose, and fails if no test that needs no server
-# notices: ten minutes. For some of them: make mutants MUTANTS="-run guard"
+# notices: six minutes on two cores. For some of them: make mutants MUTANTS="-run guard"
 mutants:
 	$(GO) run ./internal/mutants $(MUTANTS)
 
