@@ -2,7 +2,7 @@
 // everything in its [leasing.Stats]. It is a module of its own, so that package
 // leasing does not depend on Prometheus.
 //
-//	registry := prometheus.NewRegistry() // or prometheus.DefaultRegisterer
+//	registry := prometheus.NewRegistry()
 //	if err := registry.Register(metrics.NewCollector(kv)); err != nil {
 //		log.Fatal(err)
 //	}

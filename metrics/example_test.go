@@ -27,7 +27,7 @@ func ExampleNewCollector() {
 	}
 	defer kv.Close()
 
-	registry := prometheus.NewRegistry() // or prometheus.DefaultRegisterer
+	registry := prometheus.NewRegistry()
 	if err := registry.Register(metrics.NewCollector(kv)); err != nil {
 		log.Fatal(err)
 	}

@@ -96,9 +96,9 @@ The clients are etcd's, of the same process and for all alike; etcd, which write
 proxies are processes of their own, all on the same cores, over loopback. They take turns, round by round; a figure is the median over
 the rounds. "Better than" compares rates, and times the other way round.
 
-The *floor* is the least that a proxy can do on gRPC: it answers each get of a single key with the same bytes, and passes
-everything else on without looking at it. It caches nothing, guards nothing and asks nobody. What it does not reach, no proxy
-on this gRPC reaches on this machine.
+The *floor* is about the least that a proxy can do on gRPC: it answers each get of a single key with the same bytes, and passes
+everything else on without looking at it. It caches nothing, guards nothing and asks nobody. Differences
+of a tenth are noise.
 
 - made by `+"`make bench-proxy`"+` on %s, %d rounds
 - %d cores, %s/%s, %s, etcd %s
