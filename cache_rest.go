@@ -171,11 +171,12 @@ func (c *cache) restLocked(e *entry, wasOurs bool, now time.Time) {
 			p.rested = p.until
 		}
 		first := p.length == 0
-		switch soon := now.Sub(p.rested) < payoffRests*p.length; {
+		whole := max(p.length, p.loss) // what the latest rest was, if it was whole
+		switch soon := now.Sub(p.rested) < payoffRests*whole; {
 		case first:
 			p.length = restMin
 		case !p.cut && soon:
-			p.length = min(2*p.length, restMax)
+			p.length = min(2*whole, restMax)
 		case !p.cut && wasOurs:
 			p.length = restMin
 		}

@@ -690,6 +690,30 @@ func TestRestDoublesWhileTheKeyIsAskedForAtOnce(t *testing.T) {
 	play(8, payoffRests*4*restMin, restMin)
 }
 
+// A writer whose way is longer than the key rests gets a rest that is long enough, also
+// if only some of the grants pay: how long the key rested counts, for whichever reason.
+func TestRestGrowsForADistantWriterIfSomeGrantsPay(t *testing.T) {
+	for _, way := range []time.Duration{800 * time.Millisecond, time.Second, 1200 * time.Millisecond, 1400 * time.Millisecond} {
+		t.Run(way.String(), func(t *testing.T) {
+			s := newScript(t)
+			var longest time.Duration
+			for i := int64(0); i < 10 && longest < way; i++ {
+				grant := 5 + 10*i
+				s.play(owning("k", grant))
+				if i%2 == 0 {
+					s.play(readEnough(grant))
+				}
+				s.play(fmt.Sprintf("revoked k@%d ours => yield k@%d \n yielded k@%d @%d", grant, grant, grant, grant+1))
+				longest = max(longest, s.c.entries.get("k").pause.until.Sub(s.now))
+				s.play(fmt.Sprintf("wait %v", way))
+			}
+			if longest < way {
+				t.Errorf("it never rests for more than %v", longest)
+			}
+		})
+	}
+}
+
 // A key whose rests are long for the sake of those who ask, and that is not read enough
 // under one grant, rests for as long as that takes it to pay: its reads would all go to
 // etcd meanwhile. For those who ask it rests as long as they may need.
