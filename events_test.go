@@ -387,6 +387,40 @@ func TestEventKinds(t *testing.T) {
 	}
 }
 
+// That nothing can be owned is told when nothing is read from memory any more, whoever
+// notices.
+func TestJeopardyIsToldWhenNoLeaseIsLive(t *testing.T) {
+	for what, drop := range map[string]func(*session, *lease){
+		"a lease is dropped": func(s *session, l *lease) { s.drop(l, "x") },
+		"all are":            func(s *session, _ *lease) { s.reset("x") },
+	} {
+		t.Run(what, func(t *testing.T) {
+			l := newLease(1, time.Now(), time.Hour)
+			s := &session{cache: newCache(10), log: zap.NewNop(), layout: newLayout("claims/"), leases: []*lease{l}}
+			s.judge("it has a lease")
+			told, early := 0, 0
+			s.cache.events = newEvents(func(Event) {}, func() {
+				told++
+				if l.live(time.Now()) {
+					early++
+				}
+			})
+			s.cache.events.taken = maxEvents + sessionEvents // so that each event is told to be lost, at its time
+			l.mu.Lock()                                      // whoever drops it gets no further
+			var wg sync.WaitGroup
+			wg.Go(func() { drop(s, l) })
+			time.Sleep(10 * time.Millisecond)
+			wg.Go(func() { s.judge("somebody looks") })
+			time.Sleep(10 * time.Millisecond)
+			l.mu.Unlock()
+			wg.Wait()
+			if told != 1 || early > 0 {
+				t.Errorf("%d events, %d while the lease was live", told, early)
+			}
+		})
+	}
+}
+
 // What happens to the session is told in the order in which it happens, whoever notices.
 func TestSessionEventsComeInOrder(t *testing.T) {
 	c := newCache(10)

@@ -283,10 +283,10 @@ func (s *session) reset(why string) {
 	s.mu.Lock()
 	leases, ends := s.leases, s.ended
 	s.leases = nil
-	s.mu.Unlock()
 	for _, l := range leases {
-		l.end()
+		l.end() // before anybody can judge that none is left
 	}
+	s.mu.Unlock()
 	s.cache.dropAll(ends)
 	for _, l := range leases {
 		s.retire(l)
@@ -311,6 +311,7 @@ func (s *session) drop(l *lease, why string) {
 	for i, m := range s.leases {
 		if m == l {
 			s.leases = append(s.leases[:i:i], s.leases[i+1:]...)
+			l.end() // before anybody can judge that none is left
 			found = true
 			break
 		}
