@@ -7,6 +7,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/proxy/grpcproxy"
+
+	"github.com/etcd-leasing/leasing/proxy/internal/stream"
 )
 
 // kvServer is etcd's KV service on a leasing KV. It answers nobody from memory whom
@@ -44,7 +46,7 @@ func (s *kvServer) RangeStream(r *pb.RangeRequest, down pb.KV_RangeStreamServer)
 	if err != nil {
 		return err
 	}
-	return copyTo(down, up, func(resp *pb.RangeStreamResponse) {
+	return stream.Copy(down, up, func(resp *pb.RangeStreamResponse) {
 		for _, kv := range resp.GetRangeResponse().GetKvs() {
 			kv.Key = s.space.strip(kv.Key)
 		}

@@ -5,6 +5,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+
+	"github.com/etcd-leasing/leasing/proxy/internal/stream"
 )
 
 // leaseServer is etcd's Lease service: etcd's, with clients' names for keys. Keys
@@ -25,7 +27,7 @@ func (s *leaseServer) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest)
 }
 
 func (s *leaseServer) LeaseKeepAlive(down pb.Lease_LeaseKeepAliveServer) error {
-	return relayFrames(down, func(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	return stream.RelayFrames(down, func(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 		return s.raw.LeaseKeepAlive(ctx, opts...)
 	})
 }

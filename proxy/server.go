@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/etcd-leasing/leasing"
+	"github.com/etcd-leasing/leasing/proxy/internal/stream"
 )
 
 // Server is a proxy before etcd. It is made by [New], serves by [Server.Serve] until
@@ -135,7 +136,7 @@ func (s *Server) options() ([]grpc.ServerOption, error) {
 	opts := []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(s.metrics.UnaryServerInterceptor(), recovery.UnaryServerInterceptor(panics), unaryErrors, guardUnary),
 		grpc.ChainStreamInterceptor(s.metrics.StreamServerInterceptor(), recovery.StreamServerInterceptor(panics), streamErrors, guardStream, streamEnds(s.ctx)),
-		grpc.ForceServerCodecV2(newFraming()),
+		grpc.ForceServerCodecV2(stream.NewFraming()),
 		grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window), grpc.NumStreamWorkers(uint32(4 * runtime.GOMAXPROCS(0))),
 		grpc.MaxRecvMsgSize(maxRequest), grpc.MaxSendMsgSize(math.MaxInt32), grpc.MaxConcurrentStreams(math.MaxUint32),
 		grpc.ConnectionTimeout(greetTimeout), grpc.MaxHeaderListSize(maxHeaders),

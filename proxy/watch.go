@@ -6,6 +6,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+
+	"github.com/etcd-leasing/leasing/proxy/internal/stream"
 )
 
 // watchServer is etcd's Watch service. Each stream of a caller's is one to etcd,
@@ -20,11 +22,11 @@ type watchServer struct {
 
 func (s *watchServer) Watch(down pb.Watch_WatchServer) error {
 	if s.space == "" {
-		return relayFrames(down, func(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		return stream.RelayFrames(down, func(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 			return s.raw.Watch(ctx, opts...)
 		})
 	}
-	return relay(down, func(ctx context.Context) (pb.Watch_WatchClient, error) { return s.raw.Watch(ctx) }, s.request, s.reply)
+	return stream.Relay(down, func(ctx context.Context) (pb.Watch_WatchClient, error) { return s.raw.Watch(ctx) }, s.request, s.reply)
 }
 
 func (s *watchServer) request(r *pb.WatchRequest) {
