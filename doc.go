@@ -32,7 +32,8 @@
 //   - Nobody deletes claims or revokes their leases by hand. It is noticed
 //     when it happens, but only after the delay of a watch.
 //   - Clock rates differ by less than the margin covers: 5 % of the TTL, and
-//     at least half a second. What clocks show does not matter.
+//     at least 1.2 s (a fifth of a TTL below 6 s, at least half a second).
+//     What clocks show does not matter.
 //   - The servers are at least 3.5.28, 3.6.9 or 3.7.0. Older ones may renew
 //     leases on deposed leaders or serve stale linearizable reads.
 //   - Nothing below the KV sends a transaction again whose outcome is unknown.
@@ -70,8 +71,8 @@
 // asks for it, until it is given back with [KV.Release], until more keys are owned
 // than Config.MaxKeys and Config.MaxBytes allow and it is among those that are
 // read least, until it was not read for Config.IdleTimeout, or until the KV is
-// closed: one more key in etcd for each, and one lease to renew for each 1,000,
-// and perhaps a spare.
+// closed: one more key in etcd for each, and one lease to renew for each 1,000
+// (100 with password authentication), and perhaps a spare.
 // Every KV watches all claims under its prefix. Read huge key sets with the plain
 // client, or set Config.ClaimAfter, so that only keys are claimed that are read
 // more than once.

@@ -76,8 +76,8 @@ func newEvents(observer func(Event), lost func()) *events {
 	return &events{observer: observer, lost: lost, more: make(chan struct{}, 1)}
 }
 
-// key tells of a key. What is told must be so already, for those who do not take the
-// cache's lock as well: the observer may read the key at once.
+// key tells of a key. That it is given up must be so already, for those who do not take
+// the cache's lock as well: the observer may read the key at once.
 func (es *events) key(kind EventKind, key string) {
 	if es != nil {
 		es.put(Event{Kind: kind, Key: strings.Clone(key)}) // it is a part of its entry, which would not go as long as somebody keeps it

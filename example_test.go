@@ -61,25 +61,35 @@ func Example() {
 func ExampleNew_client() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	if err := greet(ctx); err != nil {
+		fmt.Println(err)
+	}
+}
 
+func greet(ctx context.Context) error {
 	cl, err := clientv3.New(clientv3.Config{Endpoints: []string{"localhost:2379"}})
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	defer cl.Close()
 	kv, err := leasing.New(ctx, cl, leasing.Config{Prefix: "leasing/"}) // waits for etcd as long as ctx lets it
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	defer kv.Close() // hands every key over
 
-	kv.Put(ctx, "greeting", "hello")     // one transaction, as with a plain client
-	kv.Get(ctx, "greeting")              // claims the key
+	if _, err := kv.Put(ctx, "greeting", "hello"); err != nil { // one transaction, nearly as quick as a plain put
+		return err
+	}
+	if _, err := kv.Get(ctx, "greeting"); err != nil { // claims the key
+		return err
+	}
 	resp, err := kv.Get(ctx, "greeting") // from memory
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	fmt.Println(resp.Kvs)
+	return nil
 }
 
 // A KV takes the place of a client's own, for everything that is given the

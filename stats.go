@@ -35,7 +35,7 @@ type Stats struct {
 	RoundTrip     time.Duration // how long the latest renewal of a lease took
 
 	ClaimTime    Histogram // how long reads waited for a claim, which many may share; 1 s at most, then they are sent to etcd
-	TakeoverWait Histogram // how long writes waited for other owners
+	TakeoverWait Histogram // how long the takeovers took, with the wait for other owners
 }
 
 // Misses is how many reads etcd had to answer that might have been hits: those that were

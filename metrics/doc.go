@@ -29,7 +29,7 @@
 //	leasing_writes_total            puts, deletions and writing transactions that were applied
 //	leasing_takeovers_total         those of them that had to wait for another owner
 //	leasing_gave_up_total           writes that ended with an error after they had to wait for another owner
-//	leasing_takeover_wait_seconds   how long those took; a histogram
+//	leasing_takeover_wait_seconds   how long the takeovers took; a histogram
 //	leasing_unknown_outcomes_total  writes of which it is not known whether they were applied
 //
 //	leasing_entries                 keys that are owned

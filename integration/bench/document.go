@@ -28,7 +28,7 @@ itself, a process of its own on loopback that writes to disk for good before it 
 figure is the median over the rounds. The ratio in brackets is to the plain client; where that has no figure, to the floor; and
 without a floor, to etcd's leasing package. Keys have 16 bytes, and values too, where nothing else is said.
 
-The *floor* is the least that a read from memory can cost: one look-up in a map, one check of the clock, and one reply that the
+The *floor* is about the least that a read from memory can cost: one look-up in a map, one check of the clock, and one reply that the
 caller may change: reply, header, key-value and their bytes. A key is *owned* if the KV that acts owns it, *foreign* if another
 KV does. Percentiles are of one operation after the other. The process of the clients holds 64 MB besides, so that garbage is
 collected equally often for all.
@@ -41,8 +41,11 @@ collected equally often for all.
 	for _, g := range d.groups() {
 		d.table(w, g)
 	}
+	if len(d.plots) > 0 {
+		fmt.Fprint(w, "\n## Plots\n")
+	}
 	for _, p := range d.plots {
-		fmt.Fprintf(w, "\n## %s\n\n![%s](%s)\n", p.caption, p.caption, p.file)
+		fmt.Fprintf(w, "\n![%s](%s)\n", p.caption, p.file)
 	}
 }
 
@@ -93,16 +96,30 @@ func (d document) table(w io.Writer, group []*experiment) {
 	}
 	fmt.Fprint(w, " target | met |\n|---|---|---|---|---|---|\n")
 	for _, r := range allRows(group) {
-		if f := r.figure(floorSubject); !math.IsNaN(f) {
-			fmt.Fprintf(w, "| *floor*: %s | – | – | – | *%s* | |\n", escape(r.name), r.unit.show(f))
-		}
 		name := escape(r.name)
 		if r.note != "" {
 			name += " (" + escape(r.note) + ")"
 		}
+		if f := r.figure(floorSubject); !math.IsNaN(f) {
+			if r.ofFloorAlone() {
+				fmt.Fprintf(w, "| *floor*: %s | – | – | – | *%s* | |\n", name, r.unit.show(f))
+				continue
+			}
+			fmt.Fprintf(w, "| *floor*: %s | – | – | – | *%s* | |\n", escape(r.name), r.unit.show(f))
+		}
 		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s |\n", name, r.cell(contender.Plain), r.cell(contender.Theirs),
 			r.cell(contender.Ours), r.targetText(), r.verdictText(d.find))
 	}
+}
+
+// ofFloorAlone reports whether no contender was measured.
+func (r *row) ofFloorAlone() bool {
+	for c := range contender.All {
+		if !math.IsNaN(r.figure(c)) {
+			return false
+		}
+	}
+	return true
 }
 
 // cell shows a subject's figure, and its ratio to that of the base.

@@ -31,7 +31,7 @@ const golden = `
 | Missing | – | – | 1/s | ≥ 0.9 × plain | not measured |
 | Free | – | – | 2 × |  |  |
 
-## A plot
+## Plots
 
 ![A plot](p.svg)
 `

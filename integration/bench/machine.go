@@ -36,7 +36,7 @@ func command() string {
 	if len(args) == 0 {
 		return "make bench"
 	}
-	return fmt.Sprintf(`make bench BENCH="%s"`, strings.Join(args, " "))
+	return "go -C integration/bench run . " + strings.Join(args, " ")
 }
 
 func machine() string {
