@@ -107,8 +107,16 @@ of a tenth are noise.
 |---|---|---|---|---|---|
 `, time.Now().UTC().Format(time.DateOnly), rounds, runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version(), version.Version,
 		wayNames[direct], wayNames[theirs], wayNames[ours], wayNames[floor])
+	met, of := 0, 0
 	for _, r := range t.rows {
+		if r.factor > 0 {
+			of++
+		}
+		if r.factor > 0 && r.better(r.of) >= r.factor {
+			met++
+		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | *%s* | %s |\n", r.name, r.show(direct), r.show(theirs), r.show(ours), r.show(floor), r.met())
 	}
+	fmt.Fprintf(&b, "\n%d of %d targets are met.\n", met, of)
 	return os.WriteFile(file, []byte(b.String()), 0o644)
 }
