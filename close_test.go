@@ -35,6 +35,57 @@ func TestCloseHandsOver(t *testing.T) {
 	})
 }
 
+// While a KV closes, it goes on reading from memory until it gives its leases up, and
+// not past that: what another has written is not overlooked by reads that begin later,
+// and once Close has returned there are none.
+func TestI1ReadsWhileClosing(t *testing.T) {
+	for before := range 12 { // how long before Close the put begins, in parts of a trip
+		onCluster(t, memetcd.Options{}, func(t *testing.T, c *cluster) {
+			a, b := c.pair(time.Minute)
+			a.put("k", "old")
+			a.own("k")
+			var put, shut time.Time
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				b.put("k", "new")
+				put = time.Now()
+			})
+			wg.Go(func() {
+				time.Sleep(time.Duration(before) * trip / 3)
+				a.Close()
+				shut = time.Now()
+			})
+			type read struct {
+				at    time.Time
+				value string
+			}
+			var reads []read
+			for end := time.Now().Add(20 * trip); time.Now().Before(end); time.Sleep(trip / 20) {
+				at := time.Now()
+				resp, err := a.Get(t.Context(), "k")
+				switch {
+				case err == nil:
+					reads = append(reads, read{at, string(resp.Kvs[0].Value)})
+				case !errors.Is(err, leasing.ErrClosed):
+					t.Error(err)
+				}
+			}
+			wg.Wait()
+			for _, r := range reads {
+				if r.value == "old" && r.at.After(put) {
+					t.Errorf("old value read %v after it was overwritten", r.at.Sub(put))
+				}
+				if r.at.After(shut) {
+					t.Errorf("read %v after Close", r.at.Sub(shut))
+				}
+			}
+			if len(reads) == 0 {
+				t.Error("nothing was read")
+			}
+		})
+	}
+}
+
 func TestCloseMoreThanOnceAndAtOnce(t *testing.T) {
 	onCluster(t, memetcd.Options{}, func(t *testing.T, c *cluster) {
 		a := c.open("a", time.Minute)
