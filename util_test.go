@@ -248,20 +248,29 @@ func TestI11WhatIsAPointRead(t *testing.T) {
 }
 
 // Invariant I12. Wherever a reply has room for them, key and value are what etcd
-// said, and neither runs into the other.
+// said, and neither runs into the other. So it is for both who build replies.
 func TestI12RepliesOfAllSizes(t *testing.T) {
-	for _, k := range []int{1, 16, smallText - 1, smallText, smallText + 1, 500} {
-		for _, v := range []int{0, 1, smallValue, smallValue + 1, smallText, 2000} {
-			key, value := strings.Repeat("k", k), bytes.Repeat([]byte("v"), v)
-			s := newSnapshot(&mvccpb.KeyValue{Key: []byte(key), Version: 1, Value: value}, 9, nil)
-			for range 2 {
-				got := shape{}.reply(key, s).resp.Kvs[0]
-				_ = append(append(got.Key, "overwritten"...), got.Value...)
-				if string(got.Key) != key || !bytes.Equal(got.Value, value) {
-					t.Fatalf("%d B of key, %d B of value: read %q = %q", k, v, got.Key, got.Value)
+	for _, build := range []func(string, *snapshot) *rangeReply{
+		shape{}.reply,
+		func(key string, s *snapshot) *rangeReply { // as transactions do
+			r := new(rangeReply)
+			fill(r, shape{}, []byte(key), s)
+			return r
+		},
+	} {
+		for _, k := range []int{1, 16, smallText - 1, smallText, smallText + 1, 500} {
+			for _, v := range []int{0, 1, smallValue, smallValue + 1, smallText, 2000} {
+				key, value := strings.Repeat("k", k), bytes.Repeat([]byte("v"), v)
+				s := newSnapshot(&mvccpb.KeyValue{Key: []byte(key), Version: 1, Value: value}, 9, nil)
+				for range 2 {
+					got := build(key, s).resp.Kvs[0]
+					_ = append(append(got.Key, "overwritten"...), got.Value...)
+					if string(got.Key) != key || !bytes.Equal(got.Value, value) {
+						t.Fatalf("%d B of key, %d B of value: read %q = %q", k, v, got.Key, got.Value)
+					}
+					clear(got.Key)
+					clear(got.Value[:cap(got.Value)])
 				}
-				clear(got.Key)
-				clear(got.Value[:cap(got.Value)])
 			}
 		}
 	}

@@ -116,8 +116,12 @@ func mutants() []mutant {
 			"case op.IsPut() && !validPut(*op):", "case false && !validPut(*op):"},
 		// I12
 		{"small values shared with replies", "I12", "util.go",
-			"		r.kv.Value = append(text, value...)[n : n+len(value) : n+len(value)]\n", "		r.kv.Value = value\n"},
+			"		r.kv.Value = r.text[n : n+m : n+m]\n", "		r.kv.Value = s.value\n"},
 		{"values shared with replies", "I12", "util.go",
+			"r.kv.Value = bytes.Clone(s.value)", "r.kv.Value = s.value"},
+		{"small values shared with replies in transactions", "I12", "util.go",
+			"		r.kv.Value = append(text, value...)[n : n+len(value) : n+len(value)]\n", "		r.kv.Value = value\n"},
+		{"values shared with replies in transactions", "I12", "util.go",
 			"r.kv.Value = bytes.Clone(value)", "r.kv.Value = value"},
 		{"range deletion takes the claims along", "I13", "plan.go",
 			"		case p.divides(op):\n			out = append(out, p.divide(op)...)\n", ""},
