@@ -11,7 +11,10 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
+
+	"github.com/etcd-leasing/leasing/proxy/internal/ballast"
 )
 
 func main() {
@@ -50,6 +53,8 @@ func (b *bench) run(ctx context.Context) (err error) {
 	if b.short {
 		s = shortSizes()
 	}
+	held := ballast.Hold(os.Environ()) // that the clients take no time from the servers to collect garbage
+	defer runtime.KeepAlive(held)
 	ways, stop, err := startAll(ctx)
 	defer func() { err = errors.Join(err, stop()) }()
 	if err != nil {

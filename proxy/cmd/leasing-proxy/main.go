@@ -25,6 +25,7 @@ import (
 
 	"github.com/etcd-leasing/leasing/debug"
 	"github.com/etcd-leasing/leasing/proxy"
+	"github.com/etcd-leasing/leasing/proxy/internal/ballast"
 )
 
 // Exit codes.
@@ -53,6 +54,8 @@ func run(ctx context.Context, args, environ []string, out, errs io.Writer) int {
 		fmt.Fprintln(out, versions())
 		return exitOK
 	}
+	held := ballast.Hold(environ)
+	defer runtime.KeepAlive(held)
 	level, _ := zapcore.ParseLevel(s.level) // which has been checked
 	log, err := logutil.CreateDefaultZapLogger(level)
 	if err == nil {
