@@ -92,10 +92,10 @@ func (t *table) write(file string, rounds int) error {
 	fmt.Fprintf(&b, `# Benchmarks of the proxy
 
 etcd's API through leasing-proxy, beside etcd's own `+"`grpc-proxy --experimental-leasing-prefix`"+` and a direct connection.
-The clients are etcd's, of the same process and for all alike, which holds 64 MB besides, so that collecting its garbage takes the
-servers little time; etcd, which writes to disk for good before it answers, and both
-proxies are processes of their own, all on the same cores, over loopback. They take turns, round by round; a figure is the median over
-the rounds. "Better than" compares rates, and times the other way round.
+The clients are etcd's, in one process and the same for all. It holds 64 MB besides, so that collecting its garbage takes little time
+from the servers. etcd, which writes to disk for good before it answers, and both proxies are processes of their own, all on the same
+cores, over loopback. They take turns, round by round; a figure is the median over the rounds. "Better than" compares rates, and times
+the other way round.
 
 The *floor* is about the least that a proxy can do on gRPC: it answers each get of a single key with the same bytes, and passes
 everything else on without looking at it. It caches nothing, guards nothing and asks nobody. Differences
