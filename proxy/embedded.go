@@ -2,11 +2,17 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"os"
+	"path/filepath"
 	"sync"
+	"time"
 
+	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
@@ -41,6 +47,9 @@ func StartEmbedded(ctx context.Context, dir, addr string, log *zap.Logger) (*Emb
 	}
 	peer, err := freeAddr()
 	if err != nil {
+		return nil, err
+	}
+	if err := checkUnused(dir); err != nil {
 		return nil, err
 	}
 	e := &Embedded{url: "http://" + addr, log: zap.NewAtomicLevelAt(zap.ErrorLevel)}
@@ -105,4 +114,21 @@ func checkLoopback(addr string) error {
 		return fmt.Errorf("proxy: the embedded etcd would listen at %s, where others can reach it: use 127.0.0.1", addr)
 	}
 	return nil
+}
+
+// checkUnused refuses a directory that another etcd has open, as etcd would wait for that
+// to end, and say nothing.
+func checkUnused(dir string) error {
+	file := filepath.Join(dir, "member", "snap", "db")
+	if _, err := os.Stat(file); err != nil {
+		return nil // etcd will tell if that means more than that it is new
+	}
+	db, err := bbolt.Open(file, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
+	switch {
+	case errors.Is(err, bbolterrors.ErrTimeout):
+		return fmt.Errorf("proxy: the directory %s is in use by another etcd, perhaps by a proxy that was started with it before: stop that, or use another directory", dir)
+	case err != nil:
+		return nil
+	}
+	return db.Close()
 }

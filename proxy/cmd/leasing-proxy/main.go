@@ -75,6 +75,11 @@ func run(ctx context.Context, args, environ []string, out, errs io.Writer) int {
 
 // serve runs the proxy until ctx ends.
 func serve(ctx context.Context, s *settings, log *zap.Logger) error {
+	l, err := net.Listen("tcp", s.listen)
+	if err != nil {
+		return fmt.Errorf("--listen-addr: %w", err)
+	}
+	defer l.Close()
 	if s.embedded != "" {
 		etcd, err := proxy.StartEmbedded(ctx, s.embedded, s.embeddedAddr(), log)
 		if err != nil {
@@ -84,11 +89,6 @@ func serve(ctx context.Context, s *settings, log *zap.Logger) error {
 		s.endpoints = []string{etcd.URL()}
 		log.Info("an etcd runs within the proxy", zap.String("url", etcd.URL()), zap.String("dir", s.embedded))
 	}
-	l, err := net.Listen("tcp", s.listen)
-	if err != nil {
-		return fmt.Errorf("--listen-addr: %w", err)
-	}
-	defer l.Close()
 	p, err := proxy.New(ctx, s.config(log))
 	if err != nil {
 		if ctx.Err() != nil {

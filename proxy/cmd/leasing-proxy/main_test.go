@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -200,6 +201,11 @@ func TestEmbedded(t *testing.T) {
 		if _, err := cl.Put(ctx, "k", "v"); err != nil {
 			t.Fatal(err)
 		}
+		var errs bytes.Buffer
+		second := []string{"--embedded", dir, "--listen-addr", "127.0.0.1:0"}
+		if code := run(t.Context(), second, nil, io.Discard, &errs); code != exitFailure || !strings.Contains(errs.String(), "in use") {
+			t.Errorf("a second one there: %d, %s", code, &errs)
+		}
 		p.Process.Signal(syscall.SIGTERM)
 		if code := p.ends(); code != exitOK {
 			t.Errorf("exit code %d: %s", code, &p.errs)
@@ -229,7 +235,7 @@ func TestExitCodes(t *testing.T) {
 		{"--ttl 1ms", exitUsage, "--ttl"},
 		{"--listen-addr " + taken.Addr().String(), exitFailure, "--listen-addr"},
 		{"--listen-addr 127.0.0.1:0 --endpoints 127.0.0.1:1 --dial-timeout 100ms", exitFailure, "127.0.0.1:1"},
-		{"--embedded /dev/null/x", exitFailure, "--embedded"},
+		{"--listen-addr 127.0.0.1:0 --embedded /dev/null/x", exitFailure, "--embedded"},
 		{"--embedded /dev/null/x --endpoints 192.0.2.1:1", exitUsage, "others can reach it"},
 		{"--listen-addr nowhere", exitUsage, "--listen-addr"},
 	} {
