@@ -54,7 +54,8 @@
 //
 // The reasons of leasing_forwards_total:
 //
-//	kind        ranges, streams, historical reads and the like, which are always sent
+//	kind        ranges, streams, historical reads and the like, and those of KV.Uncached, which
+//	            are always sent. Of the proxy these are also the first reads under each token
 //	foreign     somebody else owns the key
 //	resting     the key was given back, or refused, a short time ago
 //	writing     a write of this KV to the key is under way

@@ -124,7 +124,7 @@
 //     than its --auth-token-ttl, or tokens that are used here alone run out.
 //   - Who may write the claims can ask for every key, and so hold up others, by writing
 //     there or by deletions of ranges, which etcd refuses only after the owners were asked.
-//     Nobody else is asked for a key before etcd has judged a write of the client's.
+//     For a client without that right no owner is asked before etcd has judged its write.
 //   - Handler asks nobody who they are: keep --metrics-addr on loopback, or where only those
 //     can reach it who may know the names of keys. /health and /readyz are 503 while etcd is
 //     away. A proxy that is then ended, by a liveness probe say, no longer reads from memory

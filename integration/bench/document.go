@@ -25,8 +25,9 @@ func (d document) render(w io.Writer) {
 
 The plain client, etcd's own leasing package and this library, side by side. In each row each of them has a real etcd to
 itself, a process of its own on loopback that writes to disk for good before it answers. They take turns, round by round; a
-figure is the median over the rounds. The ratio in brackets is to the plain client; where that has no figure, to the floor; and
-without a floor, to etcd's leasing package. Keys have 16 bytes, and values too, where nothing else is said.
+figure is the median over the rounds, of which reads from memory have three times as many as the rest. The ratio in brackets is to
+the plain client; where that has no figure, to the floor; and without a floor, to etcd's leasing package. Keys have 16 bytes, and
+values too, where nothing else is said.
 
 The *floor* is about the least that a read from memory can cost: one look-up in a map, one check of the clock, and one reply that the
 caller may change: reply, header, key-value and their bytes. A key is *owned* if the KV that acts owns it, *foreign* if another

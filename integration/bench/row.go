@@ -21,6 +21,7 @@ type experiment struct {
 	rows    []*row
 	who     []int                // its subjects; nil means all contenders
 	rounds  int                  // the most; 0 means as many as there are
+	repeats int                  // how much more often than other experiments it has rounds; 0 means as often
 	theirs  int                  // the same for etcd's leasing
 	measure func(*env) []float64 // a figure for each row
 }

@@ -113,7 +113,7 @@ func (s *suite) run(ctx context.Context, x *experiment) (err error) {
 		return err
 	}
 	failed := make(map[int]bool)
-	for round := range s.rounds {
+	for round := range s.rounds * max(x.repeats, 1) {
 		for _, subject := range x.subjects() {
 			if failed[subject] || !x.takes(subject, round) || ctx.Err() != nil {
 				continue

@@ -31,7 +31,7 @@ func costRows() []*row {
 		{name: "There is no goroutine for each key, in the client or in etcd", check: checkGoroutines},
 		{name: "There is no watch for each key", check: checkWatches},
 		{name: "There is no watch for each hand-over", leased: true, check: checkHandOverWatches},
-		{name: "An owned key with a value of 100 bytes takes less than 2 KiB of memory", leased: true, check: checkMemory},
+		{name: "An owned key with a value of 100 bytes takes less than 2 KiB of memory, what etcd keeps in the same process counted", leased: true, check: checkMemory},
 		{name: "Reads leave nothing in etcd", check: checkReadsLeaveNothing,
 			known: "what was read stays owned until another asks for it: a claim in etcd for each key"},
 	}
