@@ -539,3 +539,34 @@ func TestWriterMayWaitLongToAsk(t *testing.T) {
 		}
 	})
 }
+
+// A put does not ask ourselves for a claim that is left of a lease that we gave up.
+func TestPutsDoNotAskForWhatIsLeftOfOurOwn(t *testing.T) {
+	var revoked []string
+	onRigOf(t, Config{OnEvent: func(e Event) {
+		if e.Kind == KeyRevoked {
+			revoked = append(revoked, e.Key)
+		}
+	}}, func(t *testing.T, r *rig) {
+		r.get("k")
+		r.wantOwned("k")
+		r.on(memetcd.MethodLeaseRevoke, func(ctx context.Context, _ proto.Message, _ next) (proto.Message, error) {
+			<-ctx.Done() // it takes long
+			return nil, ctx.Err()
+		})
+		s := r.kv.session
+		s.mu.Lock()
+		l := s.leases[0]
+		s.mu.Unlock()
+		s.drop(l, "its deadline has passed")
+		r.put("k", "w")
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := r.kv.Stats().RevokesSent; n > 0 || len(revoked) > 0 {
+			t.Errorf("%d REVOKEs were sent, and told of: %q", n, revoked)
+		}
+		r.get("k")
+		r.get("k")
+		r.wantOwned("k")
+	})
+}

@@ -166,7 +166,10 @@ func (c *cache) restLocked(e *entry, wasOurs bool, now time.Time) {
 	p := e.pauseLocked(now)
 	paid := wasOurs && e.reads.Load()&paying >= payoff
 	e.reads.Store(0)
-	if wasOurs || !now.Before(p.until) { // else it rests as it is
+	if !wasOurs && now.Before(p.until) {
+		// Whoever asks now has all of his way before him.
+		p.until, p.brief = later(p.until, now.Add(restMin)), false
+	} else {
 		if !p.cut {
 			p.rested = p.until
 		}

@@ -1137,3 +1137,28 @@ func TestEvictionSparesWhatIsInUse(t *testing.T) {
 func owning(key string, grant int64) string {
 	return fmt.Sprintf("join C %s => begun sharing \n send C \n granted C @%d v@3 \n", key, grant)
 }
+
+// A key for which a REVOKE was just seen is not claimed before it has rested, also if it
+// rested already, for another, and whatever is seen to have been written.
+func TestRestBeginsAnewForWhoeverAsks(t *testing.T) {
+	for _, written := range []string{"", "written k @7"} {
+		s := run(t, owning("k", 5)+strings.Repeat("read k => v@3 5\n", payoff)+`
+			revoked k@5 ours    => yield k@5
+			yielded k@5 @6
+			wait 20ms
+			taken k@8 theirs                # the writer has written at 7; now somebody else claims it
+			wait 20ms
+			revoked k@8 theirs              # and another writer asks him
+			wait 1ms
+			`+written+`
+			deleted k @9                    # whose put is on its way
+		`)
+		asked := s.now.Add(-time.Millisecond)
+		for !s.c.entries.get("k").claimableLocked(s.now) {
+			s.now = s.now.Add(time.Millisecond)
+		}
+		if rest := s.now.Sub(asked); rest < restMin {
+			t.Errorf("%q: the key may be claimed %v after it was asked for", written, rest)
+		}
+	}
+}

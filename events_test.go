@@ -421,6 +421,43 @@ func TestJeopardyIsToldWhenNoLeaseIsLive(t *testing.T) {
 	}
 }
 
+// SessionLost, too, whoever notices first that the session has ended.
+func TestLostIsToldWhenNoLeaseIsLive(t *testing.T) {
+	for what, notice := range map[string]func(s *session, other *lease){
+		"somebody looks":           func(s *session, _ *lease) { s.judge("a lease was granted") },
+		"another lease is dropped": func(s *session, other *lease) { s.drop(other, "etcd no longer has it") },
+	} {
+		t.Run(what, func(t *testing.T) {
+			l, other := newLease(1, time.Now(), time.Hour), newLease(2, time.Now(), time.Hour)
+			s := &session{cache: newCache(10), log: zap.NewNop(), layout: newLayout("claims/"), leases: []*lease{l, other}}
+			s.ready = make(chan struct{})
+			s.judge("it has leases")
+			told, early := 0, 0
+			s.cache.events = newEvents(func(Event) {}, func() {
+				told++
+				if l.live(time.Now()) {
+					early++
+				}
+			})
+			s.cache.events.taken = maxEvents + sessionEvents // so that each event is told to be lost, at its time
+			var wg sync.WaitGroup
+			queue := func(f func()) { wg.Go(f); time.Sleep(10 * time.Millisecond) }
+			s.mu.Lock() // whoever wants it queues up, and gets it in that order once the first has waited for long
+			queue(func() { s.mu.Lock(); defer s.mu.Unlock() })
+			queue(func() { s.finish("it ends") })
+			queue(func() { notice(s, other) })
+			s.mu.Unlock()
+			s.mu.Lock() // behind the first of them: now it is handed over in order
+			time.Sleep(10 * time.Millisecond)
+			s.mu.Unlock()
+			wg.Wait()
+			if told != 1 || early > 0 {
+				t.Errorf("%d events, %d while a lease was live", told, early)
+			}
+		})
+	}
+}
+
 // What happens to the session is told in the order in which it happens, whoever notices.
 func TestSessionEventsComeInOrder(t *testing.T) {
 	c := newCache(10)

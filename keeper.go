@@ -58,9 +58,6 @@ func (k *keeper) round(now time.Time) (next time.Time) {
 	var calls []func(context.Context)
 	call := func(f func(context.Context)) { calls = append(calls, f) }
 
-	if k.life.Err() != nil {
-		k.finish("its context is done")
-	}
 	k.mu.Lock()
 	leases := slices.Clone(k.leases)
 	ended, wanted := k.ended, k.ears && !k.ended
@@ -159,7 +156,7 @@ func (k *keeper) grantLease(ctx context.Context) {
 	l := newLease(resp.ID, sent, time.Duration(resp.TTL)*time.Second)
 	k.mu.Lock()
 	k.ids[l.id] = struct{}{}
-	wanted := !k.ended
+	wanted := k.ears && !k.ended // Invariant: I14. The watch may have been refused meanwhile.
 	if wanted {
 		k.leases = append(k.leases, l)
 	}
@@ -217,6 +214,12 @@ func (k *keeper) keepAlive(ctx context.Context, id clientv3.LeaseID) (sent time.
 // when a connection breaks in a store that nobody writes to; nor does its gRPC
 // proxy, ever.
 func (k *keeper) probeWatch(ctx context.Context) {
+	k.mu.Lock()
+	ears := k.ears
+	k.mu.Unlock()
+	if !ears {
+		return // the round may be old: to ask a watch that is gone makes a stream that nobody ends
+	}
 	if err := k.watcher.RequestProgress(k.voice(ctx)); err != nil {
 		k.log.Debug("leasing: cannot probe the watch", zap.Error(err))
 	}
@@ -272,11 +275,31 @@ func (k *keeper) renewHanded(ctx context.Context) {
 	}
 }
 
+// followLife ends the session when the context is over that bounds its life, at once:
+// the keeper may be waiting for calls that hang.
+func (s *session) followLife() {
+	select {
+	case <-s.life.Done():
+		s.finish("its context is done")
+	case <-s.ctx.Done():
+	}
+}
+
+// lingers reports whether claims of ours may be in etcd whose lease is over.
+func (s *session) lingers() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.retired) > 0
+}
+
 // finish ends the session: reads and writes go to etcd.
 func (s *session) finish(why string) {
 	s.mu.Lock()
 	before := s.ended
 	s.ended = true
+	for _, l := range s.leases {
+		l.end() // before anybody can judge that it has ended
+	}
 	s.mu.Unlock()
 	if !before {
 		s.reset(why)

@@ -327,7 +327,8 @@ func (p *plan) request(w *write, listed int64, asks bool) request {
 func (p *plan) reply(q request, resp *clientv3.TxnResponse) *clientv3.TxnResponse {
 	r := &etcdserverpb.TxnResponse{Header: resp.Header, Succeeded: true}
 	if p.flat() {
-		r.Responses = resp.Responses[:len(resp.Responses)-len(q.read)]
+		n := len(resp.Responses) - len(q.read)
+		r.Responses = resp.Responses[:n:n] // Invariant: I12. What was read back behind that is the cache's.
 	} else {
 		inner := resp.Responses[0].GetResponseTxn()
 		r.Succeeded, r.Responses = inner.Succeeded, inner.Responses

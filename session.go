@@ -19,9 +19,10 @@ import (
 // who owns a key: that is for the cache.
 //
 // It has eight goroutines, whatever the number of keys, one more for each prefix of
-// data that is watched and one for an observer of events, and a few for the calls of
-// one of them; all run under its own context, never a caller's, and end with
-// close. A stream that a caller reads has one more, until it has been read.
+// data that is watched, one for an observer of events, one if a context bounds its
+// life, and a few for the calls of one of them; all run under its own context, never
+// a caller's, and end with close. A stream that a caller reads has one more, until it
+// has been read.
 type session struct {
 	kv      clientv3.KV
 	watcher clientv3.Watcher
@@ -40,7 +41,6 @@ type session struct {
 	idle      time.Duration      // how long a key may go unread; 0 is no bound
 	handed    clientv3.LeaseID   // bounds the life of the session, if not zero
 	life      context.Context    // so does this
-	unbind    func() bool        // stops following life
 	ctx       context.Context    // ends with close
 	stop      context.CancelFunc // ends ctx
 	wg        sync.WaitGroup
@@ -128,7 +128,9 @@ func (s *session) start() {
 		s.told = make(chan struct{})
 		go s.observe()
 	}
-	s.unbind = context.AfterFunc(s.life, s.nudge)
+	if s.life.Done() != nil {
+		s.wg.Go(s.followLife)
+	}
 	s.wg.Go(s.listenLoop)
 	for i := range pipeline {
 		s.wg.Go(func() { s.claimLoop(i) })
@@ -208,7 +210,6 @@ func staggered(n int, pace time.Duration, f func(i int) bool) {
 //
 // Invariant: I7. What is released has been forgotten.
 func (s *session) close() {
-	s.unbind()
 	s.stopKeeping() // before the watch ends: to ask one for progress that is gone makes a stream that nobody ends
 	s.keepers.Wait()
 	s.stop()

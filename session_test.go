@@ -993,3 +993,126 @@ func TestLoggersMayUseTheKV(t *testing.T) {
 		}
 	})
 }
+
+// hangingLease tells nothing of leases after a time.
+type hangingLease struct {
+	clientv3.Lease
+	after time.Time
+}
+
+func (l hangingLease) TimeToLive(ctx context.Context, id clientv3.LeaseID, opts ...clientv3.LeaseOption) (*clientv3.LeaseTimeToLiveResponse, error) {
+	if time.Now().After(l.after) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return l.Lease.TimeToLive(ctx, id, opts...)
+}
+
+// Nor does a probe leave one that has waited behind renewals that hang, while the watch has
+// come to its end.
+func TestCloseLeavesNoStreamOfALateProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		at := func(d time.Duration) { time.Sleep(d - time.Since(begin)) }
+		srv := memetcd.New(memetcd.Options{})
+		defer srv.Close()
+		root := srv.NewClient("root")
+		cl, conn := srv.Client("kv")
+		cl.Lease = hangingLease{cl.Lease, begin.Add(19300 * time.Millisecond)}
+		kv, err := New(t.Context(), cl, Config{Prefix: "claims/", TTL: rigTTL, Logger: zap.NewNop(), perLease: 4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &rig{t: t, srv: srv, conn: conn, kv: kv}
+		at(time.Second)
+		r.ownOnLeases(10)
+		at(20*time.Second - deafness/3*5) // so that renewals of nine leases and a probe are due together
+		kv.session.nudge()
+		at(19300 * time.Millisecond)
+		r.on(memetcd.MethodRange, func(ctx context.Context, _ proto.Message, _ next) (proto.Message, error) {
+			<-ctx.Done() // so that the watch does not begin anew
+			return nil, ctx.Err()
+		})
+		at(20500 * time.Millisecond)
+		for range 10 {
+			if _, err := root.Put(t.Context(), "x", ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		resp, err := root.Put(t.Context(), "x", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := root.Compact(t.Context(), resp.Header.Revision); err != nil {
+			t.Fatal(err)
+		}
+		conn.Reset() // the watch would go on from what has been compacted
+		at(25100 * time.Millisecond)
+		kv.Close()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		buf := make([]byte, 1<<22)
+		if n := strings.Count(string(buf[:runtime.Stack(buf, true)]), "(*watchGRPCStream).run("); n > 0 {
+			t.Errorf("%d watch streams are left", n)
+		}
+	})
+}
+
+// When the context is over that bounds the life of a KV, nothing is read from memory, also
+// while renewals hang.
+func TestContextEndsWhileARenewalHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := memetcd.New(memetcd.Options{})
+		defer srv.Close()
+		cl, _ := srv.Client("kv")
+		cl.Lease = hangingLease{cl.Lease, time.Now().Add(15 * time.Second)}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		made, done, err := NewKV(cl, "claims/", concurrency.WithContext(ctx), concurrency.WithTTL(60))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer done()
+		kv := made.(*KV)
+		if _, err := kv.Get(t.Context(), "k"); err != nil || !kv.Owned("k") {
+			t.Fatalf("not owned: %v", err)
+		}
+		time.Sleep(19500 * time.Millisecond) // the renewal that is due at 19 s hangs
+		cancel()
+		synctest.Wait()
+		if kv.Owned("k") {
+			t.Error("a key is owned although the context is over")
+		}
+	})
+}
+
+// slowGrants takes a second to tell of a lease.
+type slowGrants struct{ clientv3.Lease }
+
+func (l slowGrants) Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantResponse, error) {
+	resp, err := l.Lease.Grant(ctx, ttl)
+	time.Sleep(time.Second)
+	return resp, err
+}
+
+// Invariant: I14. A lease that is granted while etcd refuses the watch is not kept, and
+// nobody is told that keys can be owned again.
+func TestI14GrantWhileTheWatchIsRefused(t *testing.T) {
+	cfg := fourPerLease
+	var recovered bool
+	cfg.OnEvent = func(e Event) { recovered = recovered || e.Kind == SessionRecovered }
+	onRigOf(t, cfg, func(t *testing.T, r *rig) {
+		r.kv.session.lessor = slowGrants{r.kv.session.lessor}
+		for _, k := range []string{"1", "2", "3", "4", "5"} {
+			r.get(k) // so that another lease is wanted
+		}
+		time.Sleep(100 * time.Millisecond)
+		r.conn.Deny(func(_, end []byte, _ bool) bool { return len(end) > 0 })
+		r.conn.Reset() // the watch begins anew, and is refused
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if k := r.kv.Standing().Kind; recovered || k != SessionJeopardy {
+			t.Errorf("recovered: %v; it stands at %v", recovered, k)
+		}
+	})
+}

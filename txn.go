@@ -254,7 +254,8 @@ func (kv *KV) try(ctx context.Context, p *plan, first bool) (resp *clientv3.TxnR
 	if err != nil || len(others) > 0 {
 		return nil, blockers{claims: others}, err
 	}
-	q := p.request(w, listed, first && p.single() && kv.strangers.expect(w.points[0]))
+	asks := first && p.single() && kv.strangers.expect(w.points[0]) && !kv.session.lingers() // it would ask ourselves
+	q := p.request(w, listed, asks)
 	if err := ctx.Err(); err != nil {
 		return nil, way, err
 	}

@@ -360,3 +360,20 @@ func TestI13DeletionOfClaimsUnderNulPrefix(t *testing.T) {
 		}
 	})
 }
+
+// Invariant: I12. What was read back for the cache is out of the caller's reach, also of one
+// who looks behind the end of the replies.
+func TestI12RepliesEndWhereTheyEnd(t *testing.T) {
+	onRig(t, func(t *testing.T, r *rig) {
+		r.get("k")
+		r.wantOwned("k")
+		long := strings.Repeat("v", 100)
+		resp, err := r.kv.Txn(t.Context()).Then(clientv3.OpPut("k", long)).Commit()
+		if err != nil || len(resp.Responses) != 1 || cap(resp.Responses) != 1 {
+			t.Fatalf("%d replies of %d: %v", len(resp.Responses), cap(resp.Responses), err)
+		}
+		if got, err := r.kv.Get(t.Context(), "k"); err != nil || string(got.Kvs[0].Value) != long {
+			t.Errorf("read %v, %v", got, err)
+		}
+	})
+}

@@ -123,6 +123,8 @@ func mutants() []mutant {
 			"		r.kv.Value = append(text, value...)[n : n+len(value) : n+len(value)]\n", "		r.kv.Value = value\n"},
 		{"values shared with replies in transactions", "I12", "util.go",
 			"r.kv.Value = bytes.Clone(value)", "r.kv.Value = value"},
+		{"what was read back can be reached behind the reply", "I12", "plan.go",
+			"resp.Responses[:n:n] //", "resp.Responses[:n] //"},
 		{"range deletion takes the claims along", "I13", "plan.go",
 			"		case p.divides(op):\n			out = append(out, p.divide(op)...)\n", ""},
 		{"deletion of nothing has an open end under the prefix of a zero byte", "I13", "plan.go",
@@ -134,6 +136,8 @@ func mutants() []mutant {
 		{"empty prefix accepted", "I13", "config.go",
 			`case cfg.Prefix == "":`, `case cfg.Prefix == "\x00\x00":`},
 		// I14
+		{"lease kept that is granted while the watch is refused", "I14", "keeper.go",
+			"wanted := k.ears && !k.ended // Invariant", "wanted := !k.ended // Invariant"},
 		{"claims sent while the watch is down", "I14", "claimer.go",
 			"return s.ears && !s.ended && len(s.leases) > 0", "return !s.ended && len(s.leases) > 0"},
 		{"claims sent under a watch that is silent", "I14", "claimer.go",
