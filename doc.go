@@ -58,7 +58,8 @@
 // write. If the KV did not know of the owner, a deletion takes one more, which is
 // refused: its first transaction holds no put, so that etcd takes deletions while it
 // is out of space. A put then does so only if the last 64 keys that the KV wrote
-// without owning them were nobody's: to be ready to revoke makes every put slower. Deletions of ranges list the claims of the range first.
+// without owning them were nobody's: to be ready to revoke makes every put slower.
+// Deletions of ranges list the claims of the range first.
 //
 // A key that was asked for rests before it is claimed again: 250 ms, and longer
 // each time that owning it did not pay, up to 8 s. So readers do not hold up a

@@ -1,4 +1,4 @@
-// Package ballast keeps the garbage collector from running hundreds of times a second.
+// Package ballast keeps the garbage collector from running all the time.
 package ballast
 
 import "strings"
