@@ -1116,3 +1116,102 @@ func TestI14GrantWhileTheWatchIsRefused(t *testing.T) {
 		}
 	})
 }
+
+// Invariant: I14. A lease that is granted while the watch is away, as it has to begin anew, is
+// revoked, and another takes its place when the watch is back.
+func TestI14GrantWhileTheWatchIsAway(t *testing.T) {
+	for _, away := range []time.Duration{500 * time.Millisecond, 2 * time.Second, 4 * time.Second} {
+		t.Run(fmt.Sprint(away), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := memetcd.New(memetcd.Options{})
+				defer srv.Close()
+				root := srv.NewClient("root")
+				cl, conn := srv.Client("kv")
+				cl.Lease = slowGrants{cl.Lease}
+				compacted := make(chan error, 1)
+				time.AfterFunc(300*time.Millisecond, func() { // the first lease is being granted
+					compacted <- compactAway(root)
+					conn.Intercept(func(ctx context.Context, call *memetcd.Call, do next) (proto.Message, error) {
+						if call.Method == memetcd.MethodRange {
+							time.Sleep(away)
+						}
+						return do(ctx)
+					})
+					conn.Reset()
+				})
+				kv, err := New(t.Context(), cl, Config{Prefix: "claims/", TTL: rigTTL, Logger: zap.NewNop()})
+				if err := errors.Join(err, <-compacted); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(10 * time.Second)
+				if _, err := kv.Get(t.Context(), "k"); err != nil || !kv.Owned("k") {
+					t.Errorf("not owned: %v", err)
+				}
+				wantLeases(t, root, 1)
+				kv.Close()
+				wantLeases(t, root, 0)
+			})
+		})
+	}
+}
+
+// Whenever the context ends that bounds the life of a KV, be it while its lease is being
+// granted, or its claim under way, nothing is left of it.
+func TestContextEndsAtAnyTime(t *testing.T) {
+	for _, at := range []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millisecond, 2100 * time.Millisecond} {
+		t.Run(fmt.Sprint(at), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := memetcd.New(memetcd.Options{})
+				defer srv.Close()
+				root := srv.NewClient("root")
+				cl, conn := srv.Client("kv")
+				cl.Lease = slowGrants{cl.Lease}
+				ctx, cancel := context.WithTimeout(t.Context(), at)
+				defer cancel()
+				kv, done, err := NewKV(cl, "claims/", concurrency.WithContext(ctx), concurrency.WithTTL(60))
+				if (err != nil) != (at < time.Second) { // which the first lease takes
+					t.Fatalf("NewKV: %v", err)
+				}
+				if err == nil {
+					defer done()
+					conn.Intercept(func(ctx context.Context, call *memetcd.Call, do next) (proto.Message, error) {
+						if call.Method == memetcd.MethodTxn {
+							time.Sleep(time.Second)
+						}
+						return do(ctx)
+					})
+					for range 4 {
+						if _, err := kv.Get(t.Context(), "k"); err != nil {
+							t.Error(err)
+						}
+					}
+				}
+				time.Sleep(20 * time.Second)
+				wantLeases(t, root, 0)
+				if resp, err := root.Get(t.Context(), "claims/", clientv3.WithPrefix()); err != nil || resp.Count > 0 {
+					t.Errorf("claims are left: %v, %v", resp, err)
+				}
+			})
+		})
+	}
+}
+
+// compactAway writes a little, and compacts the history of it.
+func compactAway(root *clientv3.Client) (err error) {
+	var resp *clientv3.PutResponse
+	for range 10 {
+		if resp, err = root.Put(context.Background(), "x", ""); err != nil {
+			return err
+		}
+	}
+	_, err = root.Compact(context.Background(), resp.Header.Revision)
+	return err
+}
+
+// wantLeases fails if there are not so many leases.
+func wantLeases(t *testing.T, root *clientv3.Client, n int) {
+	t.Helper()
+	if resp, err := root.Leases(t.Context()); err != nil || len(resp.Leases) != n {
+		t.Errorf("%v leases, %v, want %d", resp, err, n)
+	}
+}
