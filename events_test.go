@@ -398,15 +398,8 @@ func TestJeopardyIsToldWhenNoLeaseIsLive(t *testing.T) {
 			l := newLease(1, time.Now(), time.Hour)
 			s := &session{cache: newCache(10), log: zap.NewNop(), layout: newLayout("claims/"), leases: []*lease{l}}
 			s.judge("it has a lease")
-			told, early := 0, 0
-			s.cache.events = newEvents(func(Event) {}, func() {
-				told++
-				if l.live(time.Now()) {
-					early++
-				}
-			})
-			s.cache.events.taken = maxEvents + sessionEvents // so that each event is told to be lost, at its time
-			l.mu.Lock()                                      // whoever drops it gets no further
+			told, early := tell(s, l)
+			l.mu.Lock() // whoever drops it gets no further
 			var wg sync.WaitGroup
 			wg.Go(func() { drop(s, l) })
 			time.Sleep(10 * time.Millisecond)
@@ -414,11 +407,24 @@ func TestJeopardyIsToldWhenNoLeaseIsLive(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 			l.mu.Unlock()
 			wg.Wait()
-			if told != 1 || early > 0 {
-				t.Errorf("%d events, %d while the lease was live", told, early)
+			if *told != 1 || *early > 0 {
+				t.Errorf("%d events, %d while the lease was live", *told, *early)
 			}
 		})
 	}
+}
+
+// tell counts the events of s, each when it happens, and those while l is live.
+func tell(s *session, l *lease) (told, early *int) {
+	told, early = new(int), new(int)
+	s.cache.events = newEvents(func(Event) {}, func() {
+		*told++
+		if l.live(time.Now()) {
+			*early++
+		}
+	})
+	s.cache.events.taken = maxEvents + sessionEvents // so that each event is told to be lost, at its time
+	return told, early
 }
 
 // SessionLost, too, whoever notices first that the session has ended.
@@ -432,14 +438,7 @@ func TestLostIsToldWhenNoLeaseIsLive(t *testing.T) {
 			s := &session{cache: newCache(10), log: zap.NewNop(), layout: newLayout("claims/"), leases: []*lease{l, other}}
 			s.ready = make(chan struct{})
 			s.judge("it has leases")
-			told, early := 0, 0
-			s.cache.events = newEvents(func(Event) {}, func() {
-				told++
-				if l.live(time.Now()) {
-					early++
-				}
-			})
-			s.cache.events.taken = maxEvents + sessionEvents // so that each event is told to be lost, at its time
+			told, early := tell(s, l)
 			var wg sync.WaitGroup
 			queue := func(f func()) { wg.Go(f); time.Sleep(10 * time.Millisecond) }
 			s.mu.Lock() // whoever wants it queues up, and gets it in that order once the first has waited for long
@@ -451,8 +450,8 @@ func TestLostIsToldWhenNoLeaseIsLive(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 			s.mu.Unlock()
 			wg.Wait()
-			if told != 1 || early > 0 {
-				t.Errorf("%d events, %d while a lease was live", told, early)
+			if *told != 1 || *early > 0 {
+				t.Errorf("%d events, %d while a lease was live", *told, *early)
 			}
 		})
 	}

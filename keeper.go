@@ -297,9 +297,7 @@ func (s *session) finish(why string) {
 	s.mu.Lock()
 	before := s.ended
 	s.ended = true
-	for _, l := range s.leases {
-		l.end() // before anybody can judge that it has ended
-	}
+	endAll(s.leases)
 	s.mu.Unlock()
 	if !before {
 		s.reset(why)

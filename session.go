@@ -284,15 +284,20 @@ func (s *session) reset(why string) {
 	s.mu.Lock()
 	leases, ends := s.leases, s.ended
 	s.leases = nil
-	for _, l := range leases {
-		l.end() // before anybody can judge that none is left
-	}
+	endAll(leases)
 	s.mu.Unlock()
 	s.cache.dropAll(ends)
 	for _, l := range leases {
 		s.retire(l)
 	}
 	s.judge(why)
+}
+
+// endAll ends leases under session.mu, before anybody can judge that none is left.
+func endAll(leases []*lease) {
+	for _, l := range leases {
+		l.end()
+	}
 }
 
 // retire ends a lease that is in s.leases no more, and has it revoked.

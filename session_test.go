@@ -800,12 +800,7 @@ func TestCloseLeavesNoWatchStream(t *testing.T) {
 		time.Sleep(25 * time.Second) // nine renewals hang, more than maxCalls, and a probe waits behind them
 		kv.Close()
 		conn.Heal()
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		buf := make([]byte, 1<<22)
-		if n := strings.Count(string(buf[:runtime.Stack(buf, true)]), "(*watchGRPCStream).run("); n > 0 {
-			t.Errorf("%d watch streams are left", n)
-		}
+		wantNoWatchStream(t)
 	})
 }
 
@@ -994,6 +989,17 @@ func TestLoggersMayUseTheKV(t *testing.T) {
 	})
 }
 
+// wantNoWatchStream fails if etcd's client has a stream of watches after a while.
+func wantNoWatchStream(t *testing.T) {
+	t.Helper()
+	time.Sleep(time.Minute)
+	synctest.Wait()
+	buf := make([]byte, 1<<22)
+	if n := strings.Count(string(buf[:runtime.Stack(buf, true)]), "(*watchGRPCStream).run("); n > 0 {
+		t.Errorf("%d watch streams are left", n)
+	}
+}
+
 // hangingLease tells nothing of leases after a time.
 type hangingLease struct {
 	clientv3.Lease
@@ -1034,27 +1040,13 @@ func TestCloseLeavesNoStreamOfALateProbe(t *testing.T) {
 			return nil, ctx.Err()
 		})
 		at(20500 * time.Millisecond)
-		for range 10 {
-			if _, err := root.Put(t.Context(), "x", ""); err != nil {
-				t.Fatal(err)
-			}
-		}
-		resp, err := root.Put(t.Context(), "x", "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := root.Compact(t.Context(), resp.Header.Revision); err != nil {
+		if err := compactAway(root); err != nil {
 			t.Fatal(err)
 		}
 		conn.Reset() // the watch would go on from what has been compacted
 		at(25100 * time.Millisecond)
 		kv.Close()
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		buf := make([]byte, 1<<22)
-		if n := strings.Count(string(buf[:runtime.Stack(buf, true)]), "(*watchGRPCStream).run("); n > 0 {
-			t.Errorf("%d watch streams are left", n)
-		}
+		wantNoWatchStream(t)
 	})
 }
 
