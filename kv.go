@@ -39,7 +39,7 @@ type KV struct {
 	cache   *cache
 	session *session
 
-	strangers strangers
+	caution caution
 
 	closeOnce sync.Once
 	closing   chan struct{} // closed when Close begins

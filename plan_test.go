@@ -25,7 +25,7 @@ func planned(t testing.TB, p *plan, grants map[string]int64, yielding string, li
 	for i, key := range p.points {
 		w.points[i] = pin{grant: grants[key], ours: key == yielding}
 	}
-	q := p.request(w, listed, p.single() && new(strangers).expect(w.points[0]))
+	q := p.request(w, listed, p.single() && new(caution).expect(w.points[0]))
 	return q, requestOf(t, clientv3.OpTxn(q.guards, q.then, q.els))
 }
 

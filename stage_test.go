@@ -206,7 +206,7 @@ func (st *stage) decide() string {
 func (st *stage) write(p *plan, user *etcdserverpb.TxnRequest) string {
 	st.Helper()
 	w, _ := st.kv.cache.begin(p.points, p.ranges, p.barred(), true)
-	q := p.request(w, st.listed, p.single() && new(strangers).expect(w.points[0]))
+	q := p.request(w, st.listed, p.single() && new(caution).expect(w.points[0]))
 	req := requestOf(st.T, clientv3.OpTxn(q.guards, q.then, q.els))
 	checkRequest(st.T, st.scene, user, req, q, st.grants, st.listed)
 	st.checkRoom(p, q, req)

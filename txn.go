@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -212,27 +211,6 @@ func (kv *KV) hush(p *plan) {
 	}
 }
 
-// strangers tells whether a put of a key that we do not own should ask for a
-// claim in its way at once. Asking in the same request saves a commit if there
-// is one, and makes the put slower if there is none.
-type strangers struct {
-	unmet atomic.Int32 // keys that asked for nothing since a stranger's claim was met
-}
-
-// wary is for how many keys without one a stranger's claim is expected.
-const wary = 64
-
-// expect reports whether there may be a claim of somebody else's on the key of p.
-func (s *strangers) expect(p pin) bool {
-	return p.grant == 0 && !p.ours && s.unmet.Load() < wary
-}
-
-// unneeded is told that a put has asked for nothing.
-func (s *strangers) unneeded() { s.unmet.Add(1) }
-
-// met is told that there was one.
-func (s *strangers) met() { s.unmet.Store(0) }
-
 // blockers are the claims in the way of a write: those of others, and those of
 // ours that are being yielded.
 type blockers struct {
@@ -254,7 +232,7 @@ func (kv *KV) try(ctx context.Context, p *plan, first bool) (resp *clientv3.TxnR
 	if err != nil || len(others) > 0 {
 		return nil, blockers{claims: others}, err
 	}
-	asks := first && p.single() && kv.strangers.expect(w.points[0]) && !kv.session.lingers() // it would ask ourselves
+	asks := first && p.single() && kv.caution.expect(w.points[0]) && !kv.session.lingers() // it would ask ourselves
 	q := p.request(w, listed, asks)
 	if err := ctx.Err(); err != nil {
 		return nil, way, err
@@ -280,12 +258,12 @@ func (kv *KV) try(ctx context.Context, p *plan, first bool) (resp *clientv3.TxnR
 			kv.cache.count.revokesSent.Add(1)
 		}
 		if p.single() && len(way.claims) > 0 {
-			kv.strangers.met()
+			kv.caution.met()
 		}
 		return nil, way, nil
 	}
 	if q.asks {
-		kv.strangers.unneeded()
+		kv.caution.unneeded()
 	}
 	s.outcome, s.read = applied, p.readBacks(q, sent)
 	return p.reply(q, sent), way, nil
