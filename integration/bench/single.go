@@ -67,7 +67,7 @@ func measurePut(e *env) []float64 {
 	return p50s(e.inTurn(e.keys('k', e.sizes.singles),
 		func(k string) { e.put(p, k) },
 		func(k string) { e.put(e.plain(), "p"+k) },
-		func(k string) { e.guardedPut("b"+k, 0) },
+		func(k string) { e.guardedPut(e.plain(), "b"+k, 0) },
 	))
 }
 
@@ -83,7 +83,7 @@ func measureOwnedPut(e *env) []float64 {
 	return p50s(e.inTurn(keys,
 		func(k string) { e.put(p, k) },
 		func(k string) { e.put(e.plain(), "p"+k) },
-		func(k string) { e.guardedPut("b"+k, grants["b"+k], clientv3.OpGet("b"+k)) },
+		func(k string) { e.guardedPut(e.plain(), "b"+k, grants["b"+k], clientv3.OpGet("b"+k)) },
 	))
 }
 
@@ -109,12 +109,12 @@ func measureClaim(e *env) []float64 {
 	return p50s(all)
 }
 
-// guardedPut has the plain client put a key that is claimed under a grant, or that nobody
+// guardedPut has a plain client put a key that is claimed under a grant, or that nobody
 // claims if that is 0, as all who share the format of claims do, and read back what an
 // owner has to.
-func (e *env) guardedPut(key string, grant int64, readBack ...clientv3.Op) {
+func (e *env) guardedPut(plain clientv3.KV, key string, grant int64, readBack ...clientv3.Op) {
 	claim := contender.Prefix + key
-	resp, err := e.plain().Txn(e.ctx).
+	resp, err := plain.Txn(e.ctx).
 		If(clientv3.Compare(clientv3.CreateRevision(claim), "=", grant)).
 		Then(append([]clientv3.Op{clientv3.OpPut(key, value)}, readBack...)...).
 		Else(clientv3.OpGet(claim)).
