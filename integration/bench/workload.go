@@ -3,6 +3,10 @@ package main
 import (
 	"fmt"
 	"math/rand/v2"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcd-leasing/leasing/integration/internal/contender"
 )
 
 // mix is a workload of several clients, each with one goroutine. A quarter of
@@ -24,6 +28,9 @@ func workloadExperiments() []*experiment {
 	}
 	return []*experiment{
 		one("4 clients, own quarter each, puts only", nil, mix{}),
+		{who: []int{contender.Plain}, measure: measureGuardedPuts, rows: []*row{
+			{name: "the guarded transactions of an owner's puts by 4 plain clients", unit: perSecond, note: "so much is etcd's and its client's"},
+		}},
 		one("4 clients, own quarter each, 95 % reads", leastOf(12, 0), mix{reads: 0.95}),
 		one("4 clients, 5 % of the operations on others' keys, 95 % reads", leastOf(6, 0), mix{reads: 0.95, others: 0.05}),
 		one("4 clients, own quarter each, 50 % reads", leastOf(1.2, 0), mix{reads: 0.5}),
@@ -38,6 +45,29 @@ func (m mix) bound() string {
 		return ""
 	}
 	return fmt.Sprintf("if reads took no time: %.0f × the puts of the first row", 1/(1-m.reads))
+}
+
+// measureGuardedPuts has plain clients do what owners do to put, on keys that are claimed
+// under a lease of nobody's.
+func measureGuardedPuts(e *env) []float64 {
+	lease, err := e.plain().Grant(e.ctx, int64(ttl.Seconds()))
+	e.must(err)
+	var workers []*worker
+	quarters, grants := make([][]string, clients), make([][]int64, clients)
+	for c := range clients {
+		quarters[c], grants[c] = e.keys(byte('a'+c), e.sizes.quarter), make([]int64, e.sizes.quarter)
+		e.fill(quarters[c], 16)
+		e.share(crowd, e.sizes.quarter, func(i int) { grants[c][i] = e.claim(quarters[c][i], lease.ID) })
+		workers = append(workers, newWorker(e, mix{}, c, &party{KV: e.client()}, quarters))
+	}
+	step := func(c, _ int) {
+		w := workers[c]
+		n := w.zipf.Uint64()
+		key := quarters[c][n]
+		e.guardedPut(w.p, key, grants[c][n], clientv3.OpGet(key))
+	}
+	e.rate(clients, e.sizes.work, step)
+	return []float64{e.rate(clients, e.sizes.work, step)}
 }
 
 // shares are the percentages of foreign operations that are drawn.
