@@ -9,8 +9,10 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/etcd-leasing/leasing/proxy/internal/ballast"
@@ -18,8 +20,9 @@ import (
 )
 
 // relay is the least that a proxy on gRPC can do: it answers each get of a single key with
-// the same reply, and passes everything else on, without looking at it. It caches
-// nothing, guards nothing and asks nobody.
+// the same reply, turns each put into the guarded transaction that the format of claims asks
+// for, and passes everything else on, without looking at it. It caches nothing and asks
+// nobody.
 type relay struct {
 	etcd   *grpc.ClientConn
 	answer *stream.Frame
@@ -74,11 +77,26 @@ func (r *relay) get(_ any, ctx context.Context, decode func(any) error, _ grpc.U
 }
 
 func (r *relay) put(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-	var in stream.Frame
+	var in pb.PutRequest
 	if err := decode(&in); err != nil {
 		return nil, err
 	}
-	return r.pass(ctx, pb.KV_Put_FullMethodName, &in)
+	claim := append([]byte("relay/"), in.Key...)
+	txn := &pb.TxnRequest{
+		Compare: []*pb.Compare{{Key: claim, Target: pb.Compare_CREATE, TargetUnion: &pb.Compare_CreateRevision{}}},
+		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &in}}},
+		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: claim}}}},
+	}
+	var out pb.TxnResponse
+	if err := r.etcd.Invoke(ctx, pb.KV_Txn_FullMethodName, txn, &out); err != nil {
+		return nil, err
+	}
+	if !out.Succeeded {
+		return nil, status.Errorf(codes.FailedPrecondition, "%q is claimed: something else runs under the prefix of the relay", in.Key)
+	}
+	put := out.Responses[0].GetResponsePut()
+	put.Header = out.Header
+	return put, nil
 }
 
 func (r *relay) pass(ctx context.Context, method string, in *stream.Frame) (any, error) {

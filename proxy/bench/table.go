@@ -97,9 +97,9 @@ from the servers. etcd, which writes to disk for good before it answers, and bot
 cores, over loopback. They take turns, round by round; a figure is the median over the rounds. "Better than" compares rates, and times
 the other way round.
 
-The *floor* is about the least that a proxy can do on gRPC: it answers each get of a single key with the same bytes, and passes
-everything else on without looking at it. It caches nothing, guards nothing and asks nobody. Differences
-of a tenth are noise.
+The *floor* is about the least that a leasing proxy can do on gRPC: it answers each get of a single key with the same bytes, turns
+each put into the guarded transaction that the format of claims asks for, and passes everything else on without looking at it. It
+caches nothing and asks nobody. Differences of a tenth are noise.
 
 - made by `+"`make bench-proxy`"+` on %s, %d rounds
 - %d cores, %s/%s, %s, etcd %s
