@@ -109,6 +109,7 @@ type opReply struct {
 	op   etcdserverpb.ResponseOp
 	wrap etcdserverpb.ResponseOp_ResponseRange
 	rangeReply
+	text [smallText]byte
 }
 
 // smallTxnReply is a reply to a transaction of few operations, with the replies to
@@ -184,7 +185,7 @@ func (v *localView) answer(op *clientv3.Op, r *opReply) *etcdserverpb.ResponseOp
 	if r == nil {
 		r = new(opReply)
 	}
-	fill(&r.rangeReply, shapeOf(op), op.KeyBytes(), s)
+	fill(&r.rangeReply, r.text[:], shapeOf(op), op.KeyBytes(), s)
 	r.wrap.ResponseRange = &r.resp
 	r.op.Response = &r.wrap
 	return &r.op

@@ -185,18 +185,39 @@ func (o shape) shows(s *snapshot) bool {
 		(o.maxCreate == 0 || s.create <= o.maxCreate) && (o.minCreate == 0 || s.create >= o.minCreate)
 }
 
-// rangeReply is a reply to a point read in one piece of memory.
+// rangeReply is a reply to a point read, less the bytes of key and value.
 type rangeReply struct {
 	resp etcdserverpb.RangeResponse
 	hdr  etcdserverpb.ResponseHeader
 	kv   mvccpb.KeyValue
 	kvs  [1]*mvccpb.KeyValue
-	text [smallText]byte // a key, and behind it its value, as far as there is room
 }
 
-// smallText is how many bytes of a key and its value are in the reply itself:
-// as many as make it a size that the allocator has.
+// A reply in one piece of memory has room for a key, and behind it for its value, as far
+// as it goes: for so many bytes as make it a size that the allocator has.
+type (
+	smallReply struct {
+		rangeReply
+		text [32]byte
+	}
+	largerReply struct {
+		rangeReply
+		text [smallText]byte
+	}
+)
+
+// smallText is how many bytes of a key and its value are in the reply itself.
 const smallText = 64
+
+// newRangeReply returns a reply with room for that many bytes, or as much as there is.
+func newRangeReply(bytes int) (r *rangeReply, text []byte) {
+	if bytes <= len(smallReply{}.text) {
+		r := new(smallReply)
+		return &r.rangeReply, r.text[:]
+	}
+	l := new(largerReply)
+	return &l.rangeReply, l.text[:]
+}
 
 // reply builds the answer to a point read of key.
 //
@@ -205,29 +226,30 @@ const smallText = 64
 //
 // Invariant: I12. It shares no memory with s: the caller may change all of it.
 func (o shape) reply(key string, s *snapshot) *rangeReply {
-	r := new(rangeReply)
 	n, m := len(key), len(s.value)
+	r, text := newRangeReply(n + m)
 	if !o.shows(s) || o.keysOnly || n > smallText || m == 0 {
-		fill(r, o, key, s)
+		fill(r, text, o, key, s)
 		return r
 	}
-	copy(r.text[:], key)
+	copy(text, key)
 	if n+m <= smallText {
-		copy(r.text[n:], s.value)
-		r.kv.Value = r.text[n : n+m : n+m]
+		copy(text[n:], s.value)
+		r.kv.Value = text[n : n+m : n+m]
 	} else {
 		r.kv.Value = bytes.Clone(s.value)
 	}
-	r.kv.Key, r.kvs[0] = r.text[:n:n], &r.kv
+	r.kv.Key, r.kvs[0] = text[:n:n], &r.kv
 	r.kv.CreateRevision, r.kv.ModRevision, r.kv.Version = s.create, s.mod, s.version
 	r.resp.Header, r.resp.Kvs, r.resp.Count = &r.hdr, r.kvs[:], 1
 	return r
 }
 
-// fill makes r, which is zero, the answer to a point read of key.
+// fill makes r, which is zero, the answer to a point read of key. Its text is to be in
+// text, if it fits.
 //
 // Invariant: I12. It shares no memory with s: the caller may change all of it.
-func fill[K string | []byte](r *rangeReply, o shape, key K, s *snapshot) {
+func fill[K string | []byte](r *rangeReply, text []byte, o shape, key K, s *snapshot) {
 	r.resp.Header = &r.hdr
 	if s.present() {
 		r.resp.Count = 1
@@ -235,11 +257,11 @@ func fill[K string | []byte](r *rangeReply, o shape, key K, s *snapshot) {
 	if !o.shows(s) {
 		return
 	}
-	text, value := r.text[:0], s.value
+	text, value := text[:0], s.value
 	if o.keysOnly {
 		value = nil
 	}
-	if len(key) > smallText {
+	if len(key) > cap(text) {
 		text = make([]byte, 0, len(key)+len(value))
 	}
 	text = append(text, key...)

@@ -253,12 +253,12 @@ func TestI12RepliesOfAllSizes(t *testing.T) {
 	for _, build := range []func(string, *snapshot) *rangeReply{
 		shape{}.reply,
 		func(key string, s *snapshot) *rangeReply { // as transactions do
-			r := new(rangeReply)
-			fill(r, shape{}, []byte(key), s)
-			return r
+			r := new(opReply)
+			fill(&r.rangeReply, r.text[:], shape{}, []byte(key), s)
+			return &r.rangeReply
 		},
 	} {
-		for _, k := range []int{1, 16, smallText - 1, smallText, smallText + 1, 500} {
+		for _, k := range []int{1, 16, 31, 32, 33, smallText - 1, smallText, smallText + 1, 500} {
 			for _, v := range []int{0, 1, smallValue, smallValue + 1, smallText, 2000} {
 				key, value := strings.Repeat("k", k), bytes.Repeat([]byte("v"), v)
 				s := newSnapshot(&mvccpb.KeyValue{Key: []byte(key), Version: 1, Value: value}, 9, nil)

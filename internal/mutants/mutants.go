@@ -116,7 +116,7 @@ func mutants() []mutant {
 			"case op.IsPut() && !validPut(*op):", "case false && !validPut(*op):"},
 		// I12
 		{"small values shared with replies", "I12", "util.go",
-			"		r.kv.Value = r.text[n : n+m : n+m]\n", "		r.kv.Value = s.value\n"},
+			"		r.kv.Value = text[n : n+m : n+m]\n", "		r.kv.Value = s.value\n"},
 		{"values shared with replies", "I12", "util.go",
 			"r.kv.Value = bytes.Clone(s.value)", "r.kv.Value = s.value"},
 		{"small values shared with replies in transactions", "I12", "util.go",
