@@ -144,6 +144,8 @@
 //   - claim: the etcd key prefix+key that says who owns key
 //   - grant: the claim's create revision, the fencing token of one ownership
 //   - own: hold a live grant
+//   - foreign: owned by another client
+//   - stranger: a program that writes keys and asks no owner
 //   - revoke: ask an owner to give a key back
 //   - yield: give a key back: forget it first, then delete the claim
 //   - rest: the pause before a yielded key may be claimed again
