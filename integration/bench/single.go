@@ -19,6 +19,8 @@ const (
 	putInTurn      = "a put by the plain client, in turn with first gets, p50"
 	freePutInTurn  = "a put by the plain client, in turn with those of unclaimed keys, p50"
 	ownedPutInTurn = "a put by the plain client, in turn with those of owned keys, p50"
+	takenPutInTurn = "a put by the plain client, in turn with those of foreign keys, p50"
+	takenSlowPut   = "a put by the plain client, in turn with those of foreign keys, p99"
 )
 
 // singleExperiments measure one operation after the other.
@@ -46,8 +48,10 @@ func singleExperiments() []*experiment {
 			{name: "get of a foreign key, p50", unit: nanoseconds, want: mostOf(1.15, 0)},
 		}},
 		{measure: measureTakeover, rows: []*row{
-			{name: "put of a foreign key, p50", unit: nanoseconds, want: mostOf(4, 0)},
-			{name: "put of a foreign key, p99", unit: nanoseconds, want: mostOf(10, 0)},
+			{name: "put of a foreign key, p50", unit: nanoseconds, want: mostOfRow(4, takenPutInTurn, contender.Ours, "plain put in turn")},
+			{name: takenPutInTurn, unit: nanoseconds},
+			{name: "put of a foreign key, p99", unit: nanoseconds, want: mostOfRow(10, takenSlowPut, contender.Ours, "plain put in turn")},
+			{name: takenSlowPut, unit: nanoseconds},
 		}},
 	}
 }
@@ -158,7 +162,16 @@ func measureTakeover(e *env) []float64 {
 	_, keys := e.owner('k', e.sizes.singles, 16)
 	p := e.party()
 	e.put(p, "warm")
-	all := e.latencies(keys, func(k string) { e.put(p, k) })
-	e.keep(takeoverLatency, all)
-	return []float64{percentile(all, 50), percentile(all, 99)}
+	all := e.inTurn(keys,
+		func(k string) { e.put(p, k) },
+		func(k string) { e.put(e.plain(), "p"+k) },
+	)
+	e.keep(takeoverLatency, all[0])
+	var figures []float64
+	for _, percent := range []float64{50, 99} {
+		for _, latencies := range all {
+			figures = append(figures, percentile(latencies, percent))
+		}
+	}
+	return figures
 }
