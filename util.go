@@ -227,13 +227,17 @@ func newRangeReply(bytes int) (r *rangeReply, text []byte) {
 // Invariant: I12. It shares no memory with s: the caller may change all of it.
 func (o shape) reply(key string, s *snapshot) *rangeReply {
 	n, m := len(key), len(s.value)
-	r, text := newRangeReply(n + m)
+	inside := n + m // how much of it is in the reply itself
+	if inside > smallText {
+		inside = n // the value is in memory of its own
+	}
+	r, text := newRangeReply(inside)
 	if !o.shows(s) || o.keysOnly || n > smallText || m == 0 {
 		fill(r, text, o, key, s)
 		return r
 	}
 	copy(text, key)
-	if n+m <= smallText {
+	if inside > n {
 		copy(text[n:], s.value)
 		r.kv.Value = text[n : n+m : n+m]
 	} else {
