@@ -209,9 +209,9 @@ type (
 // smallText is how many bytes of a key and its value are in the reply itself.
 const smallText = 64
 
-// newRangeReply returns a reply with room for that many bytes, or as much as there is.
-func newRangeReply(bytes int) (r *rangeReply, text []byte) {
-	if bytes <= len(smallReply{}.text) {
+// newRangeReply returns a reply with room for n bytes, or as much as there is.
+func newRangeReply(n int) (r *rangeReply, text []byte) {
+	if n <= len(smallReply{}.text) {
 		r := new(smallReply)
 		return &r.rangeReply, r.text[:]
 	}
