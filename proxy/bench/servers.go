@@ -72,6 +72,11 @@ func startAll(ctx context.Context) (ways []way, stop func() error, err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, stop, fmt.Errorf("building leasing-proxy: %w\n%s", err, out)
 	}
+	// Like the proxy, the relay does not share its code in the processor's caches with etcd.
+	relaying := filepath.Join(dir, "relay")
+	if err := clone(self, relaying); err != nil {
+		return nil, stop, err
+	}
 	at, err := freeAddresses(5)
 	if err != nil {
 		return nil, stop, err
@@ -83,7 +88,7 @@ func startAll(ctx context.Context) (ways []way, stop func() error, err error) {
 			"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "default=" + peer},
 		{self, "as", "proxy", "--endpoints", etcd, "--listen-addr", at[2], "--experimental-leasing-prefix", "theirs/"},
 		{program, "--endpoints", etcd, "--listen-addr", at[3], "--leasing-prefix", "ours/", "--log-level", "error"},
-		{self, "as", "relay", at[4], etcd},
+		{relaying, "as", "relay", at[4], etcd},
 	} {
 		cmd := exec.Command(args[0], args[1:]...)
 		cmd.Stderr = nil
@@ -99,6 +104,15 @@ func startAll(ctx context.Context) (ways []way, stop func() error, err error) {
 		}
 	}
 	return ways, stop, nil
+}
+
+// clone copies a program.
+func clone(from, to string) error {
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, text, 0o755)
 }
 
 // end stops a process, with force if it takes more than 10 s.
