@@ -1113,36 +1113,29 @@ func TestI14GrantWhileTheWatchIsRefused(t *testing.T) {
 // revoked, and another takes its place when the watch is back.
 func TestI14GrantWhileTheWatchIsAway(t *testing.T) {
 	for _, away := range []time.Duration{500 * time.Millisecond, 2 * time.Second, 4 * time.Second} {
-		t.Run(fmt.Sprint(away), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				srv := memetcd.New(memetcd.Options{})
-				defer srv.Close()
-				root := srv.NewClient("root")
-				cl, conn := srv.Client("kv")
-				cl.Lease = slowGrants{cl.Lease}
-				compacted := make(chan error, 1)
-				time.AfterFunc(300*time.Millisecond, func() { // the first lease is being granted
-					compacted <- compactAway(root)
-					conn.Intercept(func(ctx context.Context, call *memetcd.Call, do next) (proto.Message, error) {
-						if call.Method == memetcd.MethodRange {
-							time.Sleep(away)
-						}
-						return do(ctx)
-					})
-					conn.Reset()
+		slowly(t, away, func(t *testing.T, root, cl *clientv3.Client, conn *memetcd.Conn) {
+			compacted := make(chan error, 1)
+			time.AfterFunc(300*time.Millisecond, func() { // the first lease is being granted
+				compacted <- compactAway(root)
+				conn.Intercept(func(ctx context.Context, call *memetcd.Call, do next) (proto.Message, error) {
+					if call.Method == memetcd.MethodRange {
+						time.Sleep(away)
+					}
+					return do(ctx)
 				})
-				kv, err := New(t.Context(), cl, Config{Prefix: "claims/", TTL: rigTTL, Logger: zap.NewNop()})
-				if err := errors.Join(err, <-compacted); err != nil {
-					t.Fatal(err)
-				}
-				time.Sleep(10 * time.Second)
-				if _, err := kv.Get(t.Context(), "k"); err != nil || !kv.Owned("k") {
-					t.Errorf("not owned: %v", err)
-				}
-				wantLeases(t, root, 1)
-				kv.Close()
-				wantLeases(t, root, 0)
+				conn.Reset()
 			})
+			kv, err := New(t.Context(), cl, Config{Prefix: "claims/", TTL: rigTTL, Logger: zap.NewNop()})
+			if err := errors.Join(err, <-compacted); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Second)
+			if _, err := kv.Get(t.Context(), "k"); err != nil || !kv.Owned("k") {
+				t.Errorf("not owned: %v", err)
+			}
+			wantLeases(t, root, 1)
+			kv.Close()
+			wantLeases(t, root, 0)
 		})
 	}
 }
@@ -1151,41 +1144,48 @@ func TestI14GrantWhileTheWatchIsAway(t *testing.T) {
 // granted, or its claim under way, nothing is left of it.
 func TestContextEndsAtAnyTime(t *testing.T) {
 	for _, at := range []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millisecond, 2100 * time.Millisecond} {
-		t.Run(fmt.Sprint(at), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				srv := memetcd.New(memetcd.Options{})
-				defer srv.Close()
-				root := srv.NewClient("root")
-				cl, conn := srv.Client("kv")
-				cl.Lease = slowGrants{cl.Lease}
-				ctx, cancel := context.WithTimeout(t.Context(), at)
-				defer cancel()
-				kv, done, err := NewKV(cl, "claims/", concurrency.WithContext(ctx), concurrency.WithTTL(60))
-				if (err != nil) != (at < time.Second) { // which the first lease takes
-					t.Fatalf("NewKV: %v", err)
-				}
-				if err == nil {
-					defer done()
-					conn.Intercept(func(ctx context.Context, call *memetcd.Call, do next) (proto.Message, error) {
-						if call.Method == memetcd.MethodTxn {
-							time.Sleep(time.Second)
-						}
-						return do(ctx)
-					})
-					for range 4 {
-						if _, err := kv.Get(t.Context(), "k"); err != nil {
-							t.Error(err)
-						}
+		slowly(t, at, func(t *testing.T, root, cl *clientv3.Client, conn *memetcd.Conn) {
+			ctx, cancel := context.WithTimeout(t.Context(), at)
+			defer cancel()
+			kv, done, err := NewKV(cl, "claims/", concurrency.WithContext(ctx), concurrency.WithTTL(60))
+			if (err != nil) != (at < time.Second) { // which the first lease takes
+				t.Fatalf("NewKV: %v", err)
+			}
+			if err == nil {
+				defer done()
+				conn.Intercept(func(ctx context.Context, call *memetcd.Call, do next) (proto.Message, error) {
+					if call.Method == memetcd.MethodTxn {
+						time.Sleep(time.Second)
+					}
+					return do(ctx)
+				})
+				for range 4 {
+					if _, err := kv.Get(t.Context(), "k"); err != nil {
+						t.Error(err)
 					}
 				}
-				time.Sleep(20 * time.Second)
-				wantLeases(t, root, 0)
-				if resp, err := root.Get(t.Context(), "claims/", clientv3.WithPrefix()); err != nil || resp.Count > 0 {
-					t.Errorf("claims are left: %v, %v", resp, err)
-				}
-			})
+			}
+			time.Sleep(20 * time.Second)
+			wantLeases(t, root, 0)
+			if resp, err := root.Get(t.Context(), "claims/", clientv3.WithPrefix()); err != nil || resp.Count > 0 {
+				t.Errorf("claims are left: %v, %v", resp, err)
+			}
 		})
 	}
+}
+
+// slowly runs a test for a case that is a time, with a client whose leases take a second to
+// be granted.
+func slowly(t *testing.T, at time.Duration, test func(t *testing.T, root, cl *clientv3.Client, conn *memetcd.Conn)) {
+	t.Run(fmt.Sprint(at), func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			srv := memetcd.New(memetcd.Options{})
+			defer srv.Close()
+			cl, conn := srv.Client("kv")
+			cl.Lease = slowGrants{cl.Lease}
+			test(t, srv.NewClient("root"), cl, conn)
+		})
+	})
 }
 
 // compactAway writes a little, and compacts the history of it.
