@@ -32,6 +32,12 @@ func TestI12ReadersOverwriteWhileTheValueGrows(t *testing.T) {
 			clear(k[:cap(k)])
 			clear(v[:cap(v)])
 		}
+		if _, err := kv.Put(t.Context(), key, ""); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := kv.Prefetch(t.Context(), key); err != nil || !kv.Owned(key) {
+			t.Fatalf("not owned: %v", err)
+		}
 		var wg sync.WaitGroup
 		done := make(chan struct{})
 		for range 3 {
@@ -60,16 +66,22 @@ func TestI12ReadersOverwriteWhileTheValueGrows(t *testing.T) {
 				}
 			})
 		}
-		for i := range 300 {
+		const writes = 300
+		for i := range writes {
 			n := i * 7 % 90
 			if _, err := kv.Put(t.Context(), key, strings.Repeat(string(rune('a'+n%26)), n)); err != nil {
 				t.Error(err)
 			}
+			if r, err := kv.Get(t.Context(), key); err != nil || len(r.Kvs[0].Value) != n {
+				t.Errorf("read back: %v, %v", r, err)
+			} else {
+				spoil(r.Kvs[0].Key, r.Kvs[0].Value)
+			}
 		}
 		close(done)
 		wg.Wait()
-		if kv.Stats().Hits == 0 {
-			t.Error("nothing was read from memory")
+		if n := kv.Stats().Hits; n < writes {
+			t.Errorf("%d reads were from memory", n)
 		}
 	})
 }
