@@ -46,16 +46,20 @@ func forSession(ctx context.Context) context.Context {
 // is a caller's, so that nothing is sent with the proxy's credentials by mistake.
 func ofSession(ctx context.Context) bool { return ctx.Value(sessionKey{}) != nil }
 
-// call is one operation of a caller's, as long as it lasts.
+// call is one operation of a caller's, as long as it lasts, and its context.
 type call struct {
+	context.Context
 	sent atomic.Bool // something was sent to etcd under the caller's credentials
 }
 
 type callKey struct{}
 
-func newCall(ctx context.Context) (context.Context, *call) {
-	c := new(call)
-	return context.WithValue(ctx, callKey{}, c), c
+// Value returns c itself for callKey.
+func (c *call) Value(key any) any {
+	if key == (callKey{}) {
+		return c
+	}
+	return c.Context.Value(key)
 }
 
 // note notes that something is being sent for the call that ctx belongs to.

@@ -118,12 +118,19 @@ func nameless(cert *tls.Certificate, file string) error {
 	return nil
 }
 
-// forwardUnary sends a call for a caller with the caller's credentials.
+// forwardUnary sends a call for a caller with the caller's credentials, unless these could
+// do harm to others.
 func forwardUnary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if err := checkToken(ctx); err != nil {
+		return err
+	}
 	return invoke(forwarded(ctx), method, req, reply, cc, opts...)
 }
 
 // forwardStream is forwardUnary for streams.
 func forwardStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	if err := checkToken(ctx); err != nil {
+		return nil, err
+	}
 	return open(forwarded(ctx), desc, cc, method, opts...)
 }

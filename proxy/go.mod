@@ -11,7 +11,6 @@ replace github.com/etcd-leasing/leasing/integration => ../integration
 require (
 	github.com/etcd-leasing/leasing v0.0.0
 	github.com/etcd-leasing/leasing/integration v0.0.0-00010101000000-000000000000
-	github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus v1.1.0
 	github.com/hashicorp/golang-lru/v2 v2.0.7
 	github.com/prometheus/client_golang v1.23.2
 	github.com/spf13/pflag v1.0.10
@@ -27,7 +26,9 @@ require (
 )
 
 require (
+	github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus v1.1.0 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
+	github.com/kylelemons/godebug v1.1.0 // indirect
 	github.com/spf13/cobra v1.10.2 // indirect
 )
 

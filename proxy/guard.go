@@ -7,7 +7,6 @@ import (
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -39,20 +38,4 @@ func recovered(log *zap.Logger) recovery.Option {
 		log.Error("a request has made the proxy panic: this is a mistake in it, report it", zap.String("panic", what), zap.Stack("stack"))
 		return status.Error(codes.Internal, "leasing-proxy: this request made the proxy panic, and may have been applied; the log of the proxy has more")
 	})
-}
-
-// guardUnary refuses calls that could do harm to others.
-func guardUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
-	if err := checkToken(ctx); err != nil {
-		return nil, err
-	}
-	return handle(ctx, req)
-}
-
-// guardStream is guardUnary for streams.
-func guardStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-	if err := checkToken(stream.Context()); err != nil {
-		return err
-	}
-	return handle(srv, stream)
 }

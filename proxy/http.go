@@ -23,7 +23,7 @@ const healthTimeout = time.Second
 // extra names are served by its handlers.
 func (s *Server) Handler(extra map[string]http.Handler) http.Handler {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(metrics.NewCollector(s.kv), s.metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(metrics.NewCollector(s.kv), s.calls, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	gatherers := prometheus.Gatherers{reg}
 	if s.cfg.Gatherer != nil {
 		gatherers = append(gatherers, s.cfg.Gatherer)

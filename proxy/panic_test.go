@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	middleware "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -34,7 +33,7 @@ func (panicking) RangeStream(r *pb.RangeRequest, _ pb.KV_RangeStreamServer) erro
 // and nothing that may be data.
 func TestPanics(t *testing.T) {
 	core, logged := observer.New(zapcore.ErrorLevel)
-	s := &Server{cfg: Config{Logger: zap.New(core)}, metrics: middleware.NewServerMetrics(), ctx: t.Context()}
+	s := &Server{cfg: Config{Logger: zap.New(core)}, calls: newCalls(), ctx: t.Context()}
 	opts, err := s.options()
 	if err != nil {
 		t.Fatal(err)

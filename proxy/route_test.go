@@ -68,11 +68,11 @@ func TestRouter(t *testing.T) {
 		if own.n != i+1 || pass.n != 2*i {
 			t.Errorf("method %d of the session: %d own, %d for callers", i, own.n, pass.n)
 		}
-		ctx, c := newCall(handling(t.Context()))
+		c := &call{Context: handling(t.Context())}
 		if c.sent.Load() {
 			t.Error("sent before anything was")
 		}
-		send(ctx)
+		send(c)
 		if own.n != i+1 || pass.n != 2*i+1 || !c.sent.Load() {
 			t.Errorf("method %d for a caller: %d own, %d for callers, noted %v", i, own.n, pass.n, c.sent.Load())
 		}

@@ -45,7 +45,7 @@ func serveRelay(at, endpoint string) error {
 		return err
 	}
 	r := &relay{conn, &stream.Frame{Data: mem.BufferSlice{mem.SliceBuffer(answer)}}}
-	server := grpc.NewServer(grpc.ForceServerCodecV2(stream.NewFraming()), grpc.NumStreamWorkers(uint32(4*runtime.GOMAXPROCS(0))))
+	server := grpc.NewServer(grpc.ForceServerCodecV2(stream.NewFraming()), grpc.NumStreamWorkers(128))
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: pb.KV_ServiceDesc.ServiceName, HandlerType: (*any)(nil),
 		Methods: []grpc.MethodDesc{{MethodName: "Range", Handler: r.get}, {MethodName: "Put", Handler: r.put}},
