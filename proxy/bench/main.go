@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
+	"time"
 
 	"github.com/etcd-leasing/leasing/proxy/internal/ballast"
 )
@@ -27,7 +28,7 @@ func main() {
 	}
 	var b bench
 	flag.StringVar(&b.out, "o", "", "write the table as Markdown to this `file`")
-	flag.IntVar(&b.rounds, "rounds", 5, "how often each has its turn")
+	flag.IntVar(&b.rounds, "rounds", 24, "how often each has its turn")
 	flag.BoolVar(&b.short, "short", false, "small sizes, to see that it works: the figures mean nothing")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -61,17 +62,40 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	t := newTable()
-	for round := range b.rounds {
-		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, b.rounds)
-		for i, w := range ways {
-			if err := measure(ctx, w, s, round, func(row string, figure float64) { t.add(row, i, figure) }); err != nil {
-				return fmt.Errorf("%s: %w", w.name, err)
-			}
-		}
+	if err := b.measure(ctx, ways, s, t); err != nil {
+		return err
 	}
 	t.print(os.Stdout)
 	if b.out == "" {
 		return nil
 	}
 	return t.write(b.out, b.rounds)
+}
+
+// measure has the ways take turns, each as often first as any other, so that what the
+// machine is busy with besides falls on all of them.
+func (b *bench) measure(ctx context.Context, ways []way, s sizes, t *table) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
+	defer cancel()
+	var all []*contender
+	for _, w := range ways {
+		c, err := newContender(ctx, w, s)
+		if err != nil {
+			return fmt.Errorf("%s: %w", w.name, err)
+		}
+		defer c.close()
+		all = append(all, c)
+	}
+	for _, turn := range turns() {
+		for round := range b.rounds {
+			for i := range all {
+				at := (round + i) % len(all)
+				err := turn(ctx, all[at], s, round, func(row string, figure float64) { t.add(row, at, figure) })
+				if err != nil {
+					return fmt.Errorf("%s: %w", all[at].name, err)
+				}
+			}
+		}
+	}
+	return nil
 }

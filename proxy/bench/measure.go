@@ -1,21 +1,20 @@
 package main
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sys/unix"
 )
 
-// sizes are how much is done in one round.
+// sizes are how much is done in one turn.
 type sizes struct {
 	singles  int           // operations one after the other
 	width    int           // connections at the same time
@@ -26,7 +25,7 @@ type sizes struct {
 }
 
 func fullSizes() sizes {
-	return sizes{singles: 1000, width: 64, spell: 2 * time.Second, watchers: 1000, streams: 10, notices: 20}
+	return sizes{singles: 400, width: 64, spell: 400 * time.Millisecond, watchers: 1000, streams: 10, notices: 10}
 }
 
 func shortSizes() sizes {
@@ -39,6 +38,7 @@ const (
 	cachedP99   = "get of a cached key, p99"
 	cachedMany  = "get of a cached key, 64 connections"
 	cachedCost  = "processor time of the server for such a get"
+	cachedOwn   = "processor time of the clients for such a get"
 	putP50      = "put of a key that nobody owns, p50"
 	putMany     = "put of keys that nobody owns, 64 connections"
 	rangeP50    = "get of a range of 10 keys, p50"
@@ -46,71 +46,135 @@ const (
 	watchersP50 = "1,000 watchers on one key: from a put to the last of them, p50"
 )
 
-// measure has one way take its turn.
-func measure(ctx context.Context, w way, s sizes, round int, note func(row string, figure float64)) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
-	var clients []*clientv3.Client
+// contender is what takes turns: a way to etcd, the clients that take it, and the keys that
+// they use.
+type contender struct {
+	way
+	clients []*clientv3.Client
+	prefix  string
+	told    *sync.WaitGroup // watchers that a change has still to reach
+}
+
+// newContender connects s.width clients, and has them keep watchers.
+func newContender(ctx context.Context, w way, s sizes) (c *contender, err error) {
+	c = &contender{way: w, prefix: w.name + "/", told: new(sync.WaitGroup)}
 	defer func() {
-		for _, cl := range clients {
-			cl.Close()
+		if err != nil {
+			c.close()
 		}
 	}()
 	for range s.width {
 		cl, err := connect(w.endpoint)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		clients = append(clients, cl)
+		c.clients = append(c.clients, cl)
 	}
-	prefix := fmt.Sprintf("%s-%d/", w.name, round)
 	for i := range 10 {
-		if _, err := clients[0].Put(ctx, fmt.Sprint(prefix, "range/", i), "0123456789abcdef"); err != nil {
-			return err
+		if err := c.put(ctx, c.clients[0], fmt.Sprint("range/", i)); err != nil {
+			return nil, err
 		}
 	}
-	hot := prefix + "hot"
-	if _, err := clients[0].Put(ctx, hot, "0123456789abcdef"); err != nil {
-		return err
+	if err := c.put(ctx, c.clients[0], "hot"); err != nil {
+		return nil, err
 	}
-	get := func(cl *clientv3.Client, _ string) error { _, err := cl.Get(ctx, hot); return err }
-	put := func(cl *clientv3.Client, key string) error {
-		_, err := cl.Put(ctx, prefix+key, "0123456789abcdef")
-		return err
-	}
-	ten := func(cl *clientv3.Client, _ string) error {
-		_, err := cl.Get(ctx, prefix+"range/", clientv3.WithPrefix())
-		return err
-	}
-	for _, m := range []struct {
-		op             func(*clientv3.Client, string) error
-		p50, p99, many string
-	}{
-		{get, cachedP50, cachedP99, cachedMany},
-		{put, putP50, "", putMany},
-		{ten, rangeP50, "", rangeMany},
-	} {
-		all, err := latencies(clients[0], s.singles, m.op)
-		if err != nil {
-			return err
-		}
-		note(m.p50, percentile(all, 50))
-		if m.p99 != "" {
-			note(m.p99, percentile(all, 99))
-		}
-		before := processorTime(w.pid)
-		n, rate, err := throughput(clients, s.spell, m.op)
-		if err != nil {
-			return err
-		}
-		note(m.many, rate)
-		if m.many == cachedMany {
-			note(cachedCost, float64(processorTime(w.pid)-before)/float64(n))
+	for i := range s.watchers {
+		if err := c.watch(ctx, c.clients[i%s.streams]); err != nil {
+			return nil, fmt.Errorf("watcher %d: %w", i, err)
 		}
 	}
-	took, err := watching(ctx, clients, s, prefix+"watched")
-	note(watchersP50, took)
+	return c, nil
+}
+
+func (c *contender) close() {
+	for _, cl := range c.clients {
+		cl.Close()
+	}
+}
+
+func (c *contender) get(ctx context.Context, cl *clientv3.Client, _ string) error {
+	_, err := cl.Get(ctx, c.prefix+"hot")
 	return err
+}
+
+func (c *contender) put(ctx context.Context, cl *clientv3.Client, key string) error {
+	_, err := cl.Put(ctx, c.prefix+key, "0123456789abcdef")
+	return err
+}
+
+func (c *contender) ten(ctx context.Context, cl *clientv3.Client, _ string) error {
+	_, err := cl.Get(ctx, c.prefix+"range/", clientv3.WithPrefix())
+	return err
+}
+
+// watch watches one key, and counts down c.told for each change.
+func (c *contender) watch(ctx context.Context, cl *clientv3.Client) error {
+	events := cl.Watch(ctx, c.prefix+"watched", clientv3.WithCreatedNotify())
+	if r, ok := <-events; !ok || r.Err() != nil {
+		return errors.Join(errors.New("the watch has ended"), r.Err())
+	}
+	go func() {
+		last := ""
+		for r := range events {
+			for _, ev := range r.Events {
+				if v := string(ev.Kv.Value); v != last { // etcd's proxy writes some things twice
+					last = v
+					c.told.Done()
+				}
+			}
+		}
+	}()
+	return nil
+}
+
+// turn is what each does in its turn.
+type turn func(ctx context.Context, c *contender, s sizes, round int, note func(row string, figure float64)) error
+
+func turns() []turn {
+	return []turn{
+		operation((*contender).get, cachedP50, cachedP99, cachedMany, cachedCost, cachedOwn),
+		operation((*contender).put, putP50, "", putMany, "", ""),
+		operation((*contender).ten, rangeP50, "", rangeMany, "", ""),
+		watching,
+	}
+}
+
+// operation returns the turn for one operation. Rows without a name are left out.
+func operation(op func(*contender, context.Context, *clientv3.Client, string) error, p50, p99, many, server, own string) turn {
+	return func(ctx context.Context, c *contender, s sizes, round int, note func(string, float64)) error {
+		do := func(cl *clientv3.Client, key string) error { return op(c, ctx, cl, fmt.Sprint(round, "/", key)) }
+		all, err := latencies(c.clients[0], s.singles, do)
+		if err != nil {
+			return err
+		}
+		note(p50, percentile(all, 50))
+		note(p99, percentile(all, 99))
+		before, ownBefore := processorTime(c.pid), processorTime(os.Getpid())
+		n, rate, err := throughput(c.clients, s.spell, do)
+		if err != nil {
+			return err
+		}
+		note(many, rate)
+		note(server, float64(processorTime(c.pid)-before)/float64(n))
+		note(own, float64(processorTime(os.Getpid())-ownBefore)/float64(n))
+		return nil
+	}
+}
+
+// watching notes how long it takes until the last watcher is told of a put.
+func watching(ctx context.Context, c *contender, s sizes, round int, note func(string, float64)) error {
+	var all []float64
+	for i := range s.notices {
+		c.told.Add(s.watchers)
+		begin := time.Now()
+		if _, err := c.clients[s.width-1].Put(ctx, c.prefix+"watched", fmt.Sprint(round, "/", i)); err != nil {
+			return err
+		}
+		c.told.Wait()
+		all = append(all, float64(time.Since(begin)))
+	}
+	note(watchersP50, percentile(all, 50))
+	return nil
 }
 
 // latencies does op n times and returns how long each took, in nanoseconds. The first
@@ -159,57 +223,18 @@ func throughput(clients []*clientv3.Client, d time.Duration, op func(*clientv3.C
 	return total.Load(), float64(total.Load()) / took.Seconds(), nil
 }
 
-// watching has many watchers watch one key, and returns how long it takes until the last
-// of them is told of a put.
-func watching(ctx context.Context, clients []*clientv3.Client, s sizes, key string) (float64, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var told sync.WaitGroup
-	for i := range s.watchers {
-		events := clients[i%s.streams].Watch(ctx, key, clientv3.WithCreatedNotify())
-		if r, ok := <-events; !ok || r.Err() != nil {
-			return 0, fmt.Errorf("watcher %d: %w", i, r.Err())
-		}
-		go func() {
-			last := ""
-			for r := range events {
-				for _, ev := range r.Events {
-					if v := string(ev.Kv.Value); v != last { // etcd's proxy writes some things twice
-						last = v
-						told.Done()
-					}
-				}
-			}
-		}()
-	}
-	var all []float64
-	for i := range s.notices {
-		told.Add(s.watchers)
-		begin := time.Now()
-		if _, err := clients[len(clients)-1].Put(ctx, key, fmt.Sprint(i)); err != nil {
-			return 0, err
-		}
-		told.Wait()
-		all = append(all, float64(time.Since(begin)))
-	}
-	return percentile(all, 50), nil
-}
-
 // percentile returns the value that p percent of all are not above.
 func percentile(all []float64, p float64) float64 {
 	sorted := slices.Sorted(slices.Values(all))
 	return sorted[int(p/100*float64(len(sorted)-1)+0.5)]
 }
 
-// processorTime is how long a process has run, on all cores; 0 where there is no /proc.
+// processorTime is how long a process has run, on all cores.
 func processorTime(pid int) time.Duration {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
+	const scheduled = 2 // which is what the lowest bits of a process's clock are, by Linux's numbers
+	var t unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|scheduled), &t); err != nil {
 		return 0
 	}
-	// Behind the name, which is in brackets, come the state and ten more fields.
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	user, _ := strconv.ParseInt(fields[11], 10, 64)
-	system, _ := strconv.ParseInt(fields[12], 10, 64)
-	return time.Duration(user+system) * (time.Second / 100) // in ticks
+	return time.Duration(t.Nano())
 }

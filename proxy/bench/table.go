@@ -31,6 +31,7 @@ func newTable() *table {
 		{name: cachedP99, factor: 2, of: theirs},
 		{name: cachedMany, rate: true, factor: 2, of: theirs},
 		{name: cachedCost},
+		{name: cachedOwn},
 		{name: putP50, factor: 0.8, of: direct},
 		{name: putMany, rate: true, factor: 0.8, of: direct},
 		{name: rangeP50, factor: 0.8, of: direct},
@@ -39,7 +40,11 @@ func newTable() *table {
 	}}
 }
 
+// add takes a figure for a row, unless that has no name.
 func (t *table) add(name string, way int, figure float64) {
+	if name == "" {
+		return
+	}
 	for _, r := range t.rows {
 		if r.name == name {
 			r.figures[way] = append(r.figures[way], figure)
