@@ -2,6 +2,8 @@ package main
 
 import (
 	"cmp"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -82,24 +84,44 @@ func (s *settings) checkTLS() error {
 	case s.clients.ca != "" && s.flags.Changed("client-cert-auth") && !s.certAuth:
 		return errors.New("--trusted-ca-file asks clients for a certificate, --client-cert-auth=false does not: leave out one of them")
 	}
-	for _, flag := range []string{"cacert", "cert", "key", "trusted-ca-file", "cert-file", "key-file"} {
-		if err := readable(s.flags.Lookup(flag).Value.String()); err != nil {
+	for _, flag := range []string{"cacert", "trusted-ca-file"} {
+		if err := checkCA(s.flags.Lookup(flag).Value.String()); err != nil {
 			return fmt.Errorf("--%s: %w", flag, err)
 		}
+	}
+	if err := checkPair(s.etcd); err != nil {
+		return fmt.Errorf("--cert and --key: %w", err)
+	}
+	if err := checkPair(s.clients); err != nil {
+		return fmt.Errorf("--cert-file and --key-file: %w", err)
 	}
 	return nil
 }
 
-// readable returns an error if there is a name, and no file that can be read by it.
-func readable(name string) error {
+// checkCA returns an error if there is a name, and no file by it that holds certificates.
+func checkCA(name string) error {
 	if name == "" {
 		return nil
 	}
-	f, err := os.Open(name)
+	text, err := os.ReadFile(name)
 	if err != nil {
 		return err
 	}
-	return f.Close()
+	if !x509.NewCertPool().AppendCertsFromPEM(text) {
+		return fmt.Errorf("there is no certificate in %s", name)
+	}
+	return nil
+}
+
+// checkPair returns an error if there are names, and no certificate and its key by them.
+func checkPair(f tlsFlags) error {
+	if f.cert == "" {
+		return nil
+	}
+	if _, err := tls.LoadX509KeyPair(f.cert, f.key); err != nil {
+		return fmt.Errorf("%s and %s: %w", f.cert, f.key, err)
+	}
+	return nil
 }
 
 func (s *settings) checkUser() error {
@@ -182,8 +204,8 @@ func endpoint(addr, scheme string) (string, error) {
 	return u.Scheme + "://" + u.Host, nil
 }
 
-// checkListeners refuses addresses that nobody can listen at. Before that for metrics
-// http:// may stand, as in etcd's flags.
+// checkListeners refuses addresses that nobody can listen at, or reach. Before that for
+// metrics http:// may stand, as in etcd's flags.
 func (s *settings) checkListeners() error {
 	s.metrics = strings.TrimPrefix(s.metrics, "http://")
 	for _, flag := range []string{"listen-addr", "metrics-addr"} {
@@ -195,7 +217,43 @@ func (s *settings) checkListeners() error {
 			return fmt.Errorf("--%s is %q: it must be host:port, without a scheme", flag, addr)
 		}
 	}
+	for _, e := range s.endpoints {
+		if s.isOwn(e) {
+			return fmt.Errorf("--endpoints names %s, where the proxy itself is to listen (--listen-addr): name the addresses of etcd", e)
+		}
+	}
+	if s.advertise == "" {
+		return nil
+	}
+	full, err := endpoint(s.advertise, "")
+	if err != nil {
+		return fmt.Errorf("--advertise-client-url: %q must be http://host:port or https://host:port", s.advertise)
+	}
+	s.advertise = full
 	return nil
+}
+
+// isOwn reports whether an address of etcd is where the proxy listens, on this host.
+func (s *settings) isOwn(endpoint string) bool {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return false
+	}
+	host, port, err := net.SplitHostPort(s.listen)
+	if err != nil || port != u.Port() || port == "0" {
+		return false
+	}
+	own, other := address(host), address(u.Hostname())
+	everywhere := host == "" || own.IsUnspecified()
+	return host == u.Hostname() || own != nil && own.Equal(other) || everywhere && other.IsLoopback()
+}
+
+// address is what a host's name says of its address, and else nil.
+func address(host string) net.IP {
+	if host == "localhost" {
+		return net.IPv4(127, 0, 0, 1)
+	}
+	return net.ParseIP(host)
 }
 
 func isPort(s string) bool {

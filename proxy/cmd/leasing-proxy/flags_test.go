@@ -1,7 +1,13 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"io"
+	"math/big"
 	"os"
 	"reflect"
 	"slices"
@@ -78,6 +84,7 @@ func TestEndpoints(t *testing.T) {
 		{"--endpoints=a:1 --insecure-skip-tls-verify", "https://a:1"},
 		{"--embedded=d --endpoints=localhost:1", "http://localhost:1"},
 		{"--embedded=d --endpoints=[::1]:1", "http://[::1]:1"},
+		{"--endpoints=a:5,127.0.0.1:6,127.0.0.2:5 --listen-addr=127.0.0.1:5", "http://a:5 http://127.0.0.1:6 http://127.0.0.2:5"},
 	} {
 		if s, err := parsed(t, tc.args, ""); err != nil || strings.Join(s.endpoints, " ") != tc.want {
 			t.Errorf("%s: %q, %v", tc.args, s.endpoints, err)
@@ -90,12 +97,28 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
-// files makes files, and lets the test run where they are.
+// files makes files that each hold the same certificate and its key, and lets the test run
+// where they are.
 func files(t *testing.T, names ...string) {
 	t.Helper()
 	t.Chdir(t.TempDir())
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})...)
 	for _, name := range names {
-		if err := os.WriteFile(name, nil, 0o600); err != nil {
+		if err := os.WriteFile(name, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -104,6 +127,9 @@ func files(t *testing.T, names ...string) {
 // What cannot be meant is refused with the name of the flag, or of the variable.
 func TestRefusals(t *testing.T) {
 	files(t, "a", "b")
+	if err := os.WriteFile("empty", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct{ args, environ, says string }{
 		{"--endpoints=", "", "--endpoints"},
 		{"--endpoints=a:1,,b:1", "", "--endpoints"},
@@ -123,8 +149,18 @@ func TestRefusals(t *testing.T) {
 		{"--metrics-addr=127.0.0.1:http", "", "--metrics-addr"},
 		{"--metrics-addr=https://127.0.0.1:1", "", "--metrics-addr"},
 		{"--cacert=none", "", "--cacert: open none"},
-		{"--cert=none --key=b", "", "--cert: open none"},
-		{"--cert-file=a --key-file=none", "", "--key-file: open none"},
+		{"--cacert=empty", "", "--cacert: there is no certificate in empty"},
+		{"--trusted-ca-file=empty --cert-file=a --key-file=b", "", "--trusted-ca-file: there is no certificate in empty"},
+		{"--cert=none --key=b", "", "--cert and --key: none and b: open none"},
+		{"--cert-file=a --key-file=none", "", "--cert-file and --key-file: a and none: open none"},
+		{"--cert-file=empty --key-file=b", "", "--cert-file and --key-file: empty and b: "},
+		{"--endpoints=127.0.0.1:23790", "", "--listen-addr"},
+		{"--endpoints=a:1,localhost:5 --listen-addr=:5", "", "name the addresses of etcd"},
+		{"--endpoints=a:5 --listen-addr=a:5", "", "name the addresses of etcd"},
+		{"--endpoints=localhost:5 --listen-addr=127.0.0.1:5", "", "name the addresses of etcd"},
+		{"--endpoints=[::1]:5 --listen-addr=[::]:5", "", "name the addresses of etcd"},
+		{"--advertise-client-url=a:1", "", "--advertise-client-url"},
+		{"--advertise-client-url=http://a", "", "--advertise-client-url"},
 		{"--leasing-prefix=", "", "--leasing-prefix"},
 		{"--namespace=leas", "", "--namespace"},
 		{"--namespace=leasing/app/", "", "--leasing-prefix"},
@@ -169,7 +205,7 @@ func TestRefusals(t *testing.T) {
 func TestConfig(t *testing.T) {
 	files(t, "c", "d", "e", "f", "g", "h")
 	s, err := parsed(t, "--endpoints=https://a:1,b:2 --namespace=app/ --leasing-prefix=l/ --ttl=3s --max-keys=4 --max-bytes=500 --claim-after=6"+
-		" --auth-bound=7s --dial-timeout=8s --advertise-client-url=u --user=me:a:b --cacert=c --cert=d --key=e --insecure-skip-tls-verify"+
+		" --auth-bound=7s --dial-timeout=8s --advertise-client-url=http://u:1/ --user=me:a:b --cacert=c --cert=d --key=e --insecure-skip-tls-verify"+
 		" --trusted-ca-file=f --cert-file=g --key-file=h --client-cert-auth", "")
 	if err != nil {
 		t.Fatal(err)
@@ -179,7 +215,7 @@ func TestConfig(t *testing.T) {
 	var want proxy.Config
 	want.Endpoints, want.Namespace = []string{"https://a:1", "https://b:2"}, "app/"
 	want.Leasing.Prefix, want.Leasing.TTL, want.Leasing.MaxKeys, want.Leasing.MaxBytes, want.Leasing.ClaimAfter = "l/", 3*time.Second, 4, 500, 6
-	want.AuthBound, want.DialTimeout, want.AdvertiseClientURL = 7*time.Second, 8*time.Second, "u"
+	want.AuthBound, want.DialTimeout, want.AdvertiseClientURL = 7*time.Second, 8*time.Second, "http://u:1"
 	want.Username, want.Password, want.Logger = "me", "a:b", log
 	want.TLS, want.ListenTLS = tlsFlags{"c", "d", "e"}.info(), tlsFlags{"f", "g", "h"}.info()
 	want.TLS.InsecureSkipVerify, want.ListenTLS.ClientCertAuth = true, true

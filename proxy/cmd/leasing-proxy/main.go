@@ -80,6 +80,13 @@ func serve(ctx context.Context, s *settings, log *zap.Logger) error {
 		return fmt.Errorf("--listen-addr: %w", err)
 	}
 	defer l.Close()
+	var pages net.Listener
+	if s.metrics != "" {
+		if pages, err = net.Listen("tcp", s.metrics); err != nil {
+			return fmt.Errorf("--metrics-addr: %w", err)
+		}
+		defer pages.Close()
+	}
 	if s.embedded != "" {
 		etcd, err := proxy.StartEmbedded(ctx, s.embedded, s.embeddedAddr(), log)
 		if err != nil {
@@ -97,14 +104,12 @@ func serve(ctx context.Context, s *settings, log *zap.Logger) error {
 		return err
 	}
 	failed := make(chan error, 2)
-	if s.metrics != "" {
-		end, err := serveHTTP(p, s.metrics, failed)
-		if err != nil {
-			p.Stop(0)
-			return fmt.Errorf("--metrics-addr: %w", err)
+	if pages != nil {
+		defer serveHTTP(p, pages, failed)() // last, so that /readyz can tell that the proxy stops
+		log.Info("serving metrics", zap.Stringer("address", pages.Addr()))
+		if tcp, ok := pages.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
+			log.Warn("other hosts can read metrics, and names of keys: have --metrics-addr on loopback, or let nobody else reach it")
 		}
-		defer end() // last, so that /readyz can tell that the proxy stops
-		log.Info("serving metrics", zap.String("address", s.metrics))
 	}
 	defer p.Stop(s.stop)
 	go func() { failed <- p.Serve(l) }()
@@ -119,11 +124,7 @@ func serve(ctx context.Context, s *settings, log *zap.Logger) error {
 
 // serveHTTP serves what is not for etcd's clients. The function that it returns ends
 // that.
-func serveHTTP(p *proxy.Server, addr string, failed chan<- error) (end func(), err error) {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, err
-	}
+func serveHTTP(p *proxy.Server, l net.Listener, failed chan<- error) (end func()) {
 	page := debug.New(p.KV())
 	web := &http.Server{Handler: p.Handler(map[string]http.Handler{"/debug/leasing": page}), ReadHeaderTimeout: 5 * time.Second}
 	go func() {
@@ -131,7 +132,7 @@ func serveHTTP(p *proxy.Server, addr string, failed chan<- error) (end func(), e
 			failed <- err
 		}
 	}()
-	return func() { web.Close(); page.Close() }, nil
+	return func() { web.Close(); page.Close() }
 }
 
 // embeddedAddr is where the embedded etcd is to listen; empty means anywhere.

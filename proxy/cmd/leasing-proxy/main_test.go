@@ -234,6 +234,7 @@ func TestExitCodes(t *testing.T) {
 		{"put k v", exitUsage, "unexpected argument"},
 		{"--ttl 1ms", exitUsage, "--ttl"},
 		{"--listen-addr " + taken.Addr().String(), exitFailure, "--listen-addr"},
+		{"--listen-addr 127.0.0.1:0 --dial-timeout 10m --metrics-addr " + taken.Addr().String(), exitFailure, "--metrics-addr"},
 		{"--listen-addr 127.0.0.1:0 --endpoints 127.0.0.1:1 --dial-timeout 100ms", exitFailure, "127.0.0.1:1"},
 		{"--listen-addr 127.0.0.1:0 --embedded /dev/null/x", exitFailure, "--embedded"},
 		{"--embedded /dev/null/x --endpoints 192.0.2.1:1", exitUsage, "others can reach it"},
