@@ -50,6 +50,7 @@ func TestVerdicts(t *testing.T) {
 		{row{rate: true, factor: 2, of: theirs, figures: [waysThereAre][]float64{{1}, {50, 100, 900}, {250}, {300}}}, "≥ 2 × etcd's leasing proxy: yes, 2.50 × (*floor* 3.00 ×)"},
 		{row{rate: true, factor: 2, of: theirs, figures: [waysThereAre][]float64{{1}, {100}, {150}, {100}}}, "≥ 2 × etcd's leasing proxy: **no**, 1.50 × (*floor* 1.00 ×)"},
 		{row{factor: 0.8, of: direct, figures: [waysThereAre][]float64{{90}, {1}, {100}, {90}}}, "≥ 0.8 × direct: yes, 0.90 × (*floor* 1.00 ×)"},
+		{row{factor: 0.8, of: direct, figures: [waysThereAre][]float64{{799}, {1}, {1000}, {1000}}}, "≥ 0.8 × direct: **no**, 0.79 × (*floor* 0.79 ×)"},
 		{row{factor: 0.8, of: direct, figures: [waysThereAre][]float64{{50}, {1}, {100}, {200}}}, "≥ 0.8 × direct: **no**, 0.50 × (*floor* 0.25 ×)"},
 	} {
 		if got := tc.row.met(); got != tc.want {
