@@ -82,7 +82,7 @@ func (p *plan) collect(ops []clientv3.Op) error {
 			key := string(op.KeyBytes())
 			if p.layout.reserved(key) {
 				// Invariant: I13.
-				return fmt.Errorf("%w: %q is under %q: use a plain client if you must", ErrClaimPrefix, key, p.layout.prefix)
+				return fmt.Errorf("%w: %q is under %q: write it through a plain client of etcd if you must", ErrClaimPrefix, key, p.layout.prefix)
 			}
 			p.points = append(p.points, key)
 		}

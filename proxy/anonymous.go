@@ -13,7 +13,7 @@ import (
 type anonymous struct {
 	bound time.Duration
 	open  atomic.Pointer[time.Time] // before the latest request was sent that shows it
-	kick  chan struct{}             // wakes whoever asks etcd again
+	kick  chan struct{}             // tells of callers while it is not good
 }
 
 func newAnonymous(bound time.Duration) *anonymous {
@@ -25,13 +25,14 @@ func (a *anonymous) good(now time.Time) bool {
 		return false
 	}
 	begin := a.open.Load()
-	if begin == nil || !within(*begin, now, a.bound/2) {
+	good := begin != nil && within(*begin, now, a.bound)
+	if !good {
 		select {
 		case a.kick <- struct{}{}:
 		default:
 		}
 	}
-	return begin != nil && within(*begin, now, a.bound)
+	return good
 }
 
 func (a *anonymous) judged(begin time.Time, err error) {
@@ -43,27 +44,32 @@ func (a *anonymous) judged(begin time.Time, err error) {
 	}
 }
 
-// run asks etcd whether it serves callers without a token, as long as there are such
-// callers, so that none of them has to wait for the answer. It pauses after each
-// question: while the answer is no, or none, there is one for each request.
+// run asks etcd again and again whether it serves callers without a token, so that none
+// of them has to wait for the answer. After a no it waits for such a caller.
 func (a *anonymous) run(ctx context.Context, ask func(context.Context) error) {
+	if a.bound == 0 {
+		return
+	}
 	for {
-		select {
-		case <-a.kick:
-		case <-ctx.Done():
-			return
-		}
-		a.ask(ctx, ask)
-		pause := time.NewTimer(a.bound / 4)
+		pause := time.NewTimer(a.bound / 3)
 		select {
 		case <-pause.C:
 		case <-ctx.Done():
 			pause.Stop()
 			return
 		}
+		if a.open.Load() == nil {
+			select {
+			case <-a.kick:
+			case <-ctx.Done():
+				return
+			}
+		}
+		a.ask(ctx, ask)
 	}
 }
 
+// ask asks once.
 func (a *anonymous) ask(ctx context.Context, ask func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()

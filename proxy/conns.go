@@ -2,9 +2,14 @@ package proxy
 
 import (
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"google.golang.org/grpc/credentials"
 )
 
 // greetTimeout is how long a caller may take to make a connection, TLS and HTTP/2's
@@ -65,4 +70,30 @@ func (l listener) Accept() (net.Conn, error) {
 		return nil, errors.Join(net.ErrClosed, conn.Close())
 	}
 	return conn, err
+}
+
+// loggedTLS logs why TLS with a client has failed, which gRPC keeps to itself. Who hangs up
+// without a word, as probes do, is left out.
+type loggedTLS struct {
+	credentials.TransportCredentials
+	log *zap.Logger
+}
+
+func (c loggedTLS) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
+	if err != nil && !errors.Is(err, io.EOF) {
+		c.log.Warn("no TLS with a client", zap.Stringer("client", raw.RemoteAddr()), zap.Error(err))
+	}
+	return conn, info, err
+}
+
+func (c loggedTLS) Clone() credentials.TransportCredentials {
+	return loggedTLS{c.TransportCredentials.Clone(), c.log}
+}
+
+// atMost returns a logger that says the same no more than n times in a while.
+func atMost(n int, while time.Duration, log *zap.Logger) *zap.Logger {
+	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, while, n, 0)
+	}))
 }

@@ -69,8 +69,8 @@
 //
 // Without a token: everything that the KV can answer, if etcd has answered a linearizable
 // read without credentials that was sent less than Config.AuthBound ago, which it does while
-// authentication is off. While there are such clients, that is asked again in the
-// background: one read in half the bound, not one for each request. If authentication is
+// authentication is off. That is asked again in the background: three reads in each bound,
+// however many clients there are. If authentication is
 // turned on, they are refused within the bound; if etcd cannot be asked, requests are passed
 // on to it within the bound, and fail there. The bound is thus also for how long owned keys
 // are read while etcd is away, if that is shorter than the TTL of the leases.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+
+	"github.com/etcd-leasing/leasing"
 )
 
 // reach is whether etcd answers, as far as the latest question showed. It is for the
@@ -71,4 +74,16 @@ func (s *Server) explain(err error) error {
 		return fmt.Errorf("%w; %w", err, cause)
 	}
 	return err
+}
+
+// checkUpstream returns an error if what is taken for etcd is a leasing proxy with the same
+// claim prefix, which lets nobody write claims. The key that it deletes would be the claim
+// of the empty key, and is not there.
+func (s *Server) checkUpstream(ctx context.Context) error {
+	prefix := s.cfg.Leasing.Prefix
+	_, err := s.own.KV.Delete(forSession(ctx), prefix)
+	if err != nil && strings.Contains(err.Error(), leasing.ErrClaimPrefix.Error()) {
+		return fmt.Errorf("proxy: a leasing proxy with the claim prefix %q answers at %q: name the addresses of etcd itself", prefix, s.cfg.Endpoints)
+	}
+	return nil // what else may be wrong shows when keys are claimed
 }

@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -104,5 +105,61 @@ func TestPlainEndpointBesideTLS(t *testing.T) {
 	})
 	if err == nil || !strings.Contains(err.Error(), "use https://") {
 		t.Error(err)
+	}
+}
+
+// A proxy before another with the same prefix could claim nothing, and write next to nothing.
+func TestProxyBeforeItsLike(t *testing.T) {
+	p := start(t, etcdtest.Start(t, etcdtest.QuickTicks()))
+	cfg := proxy.Config{Endpoints: []string{p.addr}, Leasing: leasing.Config{Prefix: claims}, AuthBound: longTime, DialTimeout: 30 * time.Second}
+	if second, err := proxy.New(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "name the addresses of etcd itself") {
+		t.Errorf("with the same prefix: %v, %v", second, err)
+	}
+	cfg.Leasing.Prefix = "others/"
+	second, err := proxy.New(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Stop(0)
+}
+
+// elsewhere is a listener that seems to be within the reach of others.
+type elsewhere struct{ net.Listener }
+
+func (elsewhere) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1} }
+
+// Who can be reached from elsewhere in the clear is told so.
+func TestOpenListener(t *testing.T) {
+	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
+	for name, tc := range map[string]struct {
+		secure, open bool
+		want         int
+	}{"on loopback": {false, false, 0}, "in the clear": {false, true, 1}, "with TLS": {true, true, 0}} {
+		logs, withLog := logged(zap.WarnLevel)
+		cfg := proxy.Config{Endpoints: etcd.Endpoints(), Leasing: leasing.Config{Prefix: claims}, DialTimeout: 30 * time.Second}
+		withLog(&cfg)
+		if tc.secure {
+			cfg.ListenTLS = newAuthority(t).named("listener", "")
+		}
+		p, err := proxy.New(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tc.open {
+			l = elsewhere{l}
+		}
+		done := make(chan error)
+		go func() { done <- p.Serve(l) }()
+		p.Stop(0)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if w := warnings(logs); len(w) != tc.want {
+			t.Errorf("%s: %q", name, w)
+		}
 	}
 }

@@ -121,41 +121,53 @@ func (q *questions) answer(err error) {
 	q.reply = err
 }
 
-// That etcd asks nobody for a token is found out in the background, once for many
-// callers, as long as there are any.
+// That etcd asks nobody for a token is found out in the background, as often for many
+// callers as for none: a client that reads now and then is answered from memory, too.
 func TestAnonymousIsAskedInTheBackground(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		a, q := newAnonymous(bound), &questions{}
-		go a.run(ctx, q.ask)
 		if a.good(time.Now()) {
 			t.Error("good before anybody was asked")
 		}
-		synctest.Wait()
-		for range 1000 {
-			if !a.good(time.Now()) {
-				t.Fatal("not good, though etcd has just said so")
+		a.ask(ctx, q.ask)
+		go a.run(ctx, q.ask)
+		for _, silence := range []time.Duration{bound / 1000, bound / 10, 10 * bound} {
+			n := q.count()
+			for range 30 {
+				time.Sleep(silence)
+				synctest.Wait()
+				if !a.good(time.Now()) {
+					t.Fatalf("not good for who calls every %v", silence)
+				}
+			}
+			if asked, bounds := q.count()-n, int(30*silence/bound); asked < 3*bounds-1 || asked > 3*bounds+1 {
+				t.Errorf("%d questions in %d bounds", asked, bounds)
 			}
 		}
-		synctest.Wait()
+	})
+}
+
+// While etcd refuses callers without a token, it is asked only if there are any.
+func TestAnonymousIsNotAskedForNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		a, q := newAnonymous(bound), &questions{reply: rpctypes.ErrUserEmpty}
+		a.ask(ctx, q.ask)
+		go a.run(ctx, q.ask)
+		time.Sleep(10 * bound)
 		if q.count() != 1 {
-			t.Errorf("%d questions", q.count())
+			t.Errorf("%d questions for nobody", q.count())
 		}
-		for range 100 { // somebody calls all the time
-			time.Sleep(bound / 10)
-			if !a.good(time.Now()) {
-				t.Fatal("it ended under a caller")
-			}
-			synctest.Wait()
+		q.answer(nil) // authentication is off
+		if a.good(time.Now()) {
+			t.Error("good after a refusal")
 		}
-		if q.count() < 10 || q.count() > 40 {
-			t.Errorf("%d questions in 10 bounds", q.count())
-		}
-		n := q.count()
-		time.Sleep(10 * bound) // nobody calls
-		if a.good(time.Now()) || q.count() > n+1 {
-			t.Errorf("good after a silence, or %d questions in it", q.count()-n)
+		synctest.Wait()
+		if q.count() != 2 || !a.good(time.Now()) {
+			t.Errorf("%d questions, good %v, though somebody has called", q.count(), a.good(time.Now()))
 		}
 	})
 }
@@ -168,9 +180,8 @@ func TestAnonymousEnds(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				a, q := newAnonymous(bound), &questions{}
+				a.ask(ctx, q.ask)
 				go a.run(ctx, q.ask)
-				a.good(time.Now())
-				synctest.Wait()
 				q.answer(reply)
 				for end := time.Now().Add(bound); time.Now().Before(end); time.Sleep(bound / 20) {
 					a.good(time.Now())

@@ -82,8 +82,10 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if s.kv, err = leasing.New(ctx, s.own, cfg.Leasing); err != nil {
 		return nil, s.explain(err)
 	}
-	s.register(opts)
-	s.askAnonymously(ctx) // for the log
+	if err := s.checkUpstream(ctx); err != nil {
+		return nil, err
+	}
+	s.register(ctx, opts)
 	return s, nil
 }
 
@@ -91,8 +93,9 @@ func New(ctx context.Context, cfg Config) (_ *Server, err error) {
 func (s *Server) KV() *leasing.KV { return s.kv }
 
 // register makes the gRPC server with all services.
-func (s *Server) register(opts []grpc.ServerOption) {
+func (s *Server) register(ctx context.Context, opts []grpc.ServerOption) {
 	kv, space, conn := s.kvServer(), namespace(s.cfg.Namespace), s.pass.ActiveConnection()
+	kv.anonymous.ask(ctx, s.askAnonymously) // for the log, too
 	s.wg.Go(func() { kv.anonymous.run(s.ctx, s.askAnonymously) })
 	s.grpc = grpc.NewServer(opts...)
 	pb.RegisterKVServer(s.grpc, kv)
@@ -151,7 +154,7 @@ func (s *Server) options() ([]grpc.ServerOption, error) {
 		if err != nil {
 			return nil, fmt.Errorf("proxy: TLS of the listener: %w", err)
 		}
-		opts = append(opts, grpc.Creds(credentials.NewTLS(cfg)))
+		opts = append(opts, grpc.Creds(loggedTLS{credentials.NewTLS(cfg), atMost(1, 10*time.Second, s.cfg.Logger)}))
 	}
 	return opts, nil
 }
@@ -161,6 +164,9 @@ func (s *Server) options() ([]grpc.ServerOption, error) {
 func (s *Server) Serve(l net.Listener) error {
 	s.cfg.Logger.Info("serving", zap.Stringer("address", l.Addr()), zap.Strings("endpoints", s.cfg.Endpoints),
 		zap.String("leasing-prefix", s.cfg.Leasing.Prefix), zap.String("namespace", s.cfg.Namespace))
+	if tcp, ok := l.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() && s.cfg.ListenTLS == nil {
+		s.cfg.Logger.Warn("other hosts can reach the proxy, in the clear: give it a certificate, or have it listen on loopback", zap.Stringer("address", tcp))
+	}
 	err := s.grpc.Serve(listener{l, &s.newcomers})
 	if s.ctx.Err() != nil || errors.Is(err, grpc.ErrServerStopped) {
 		return nil

@@ -19,6 +19,7 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 
 	"github.com/etcd-leasing/leasing"
 	"github.com/etcd-leasing/leasing/integration/etcdtest"
@@ -91,7 +92,8 @@ func TestTLS(t *testing.T) {
 	etcd := startTLS(t, a)
 	listener := a.named("listener", "proxy")
 	listener.ClientCertAuth = true
-	p := start(t, etcd, func(cfg *proxy.Config) { cfg.TLS, cfg.ListenTLS = a.named("pass", ""), listener })
+	logs, withLog := logged(zap.WarnLevel)
+	p := start(t, etcd, withLog, func(cfg *proxy.Config) { cfg.TLS, cfg.ListenTLS = a.named("pass", ""), listener })
 	client, err := a.named("client", "somebody").ClientConfig()
 	if err != nil {
 		t.Fatal(err)
@@ -106,6 +108,10 @@ func TestTLS(t *testing.T) {
 		}
 		conn.Close()
 	}
+	eventually(t, "the log tells why", func() bool {
+		w := warnings(logs)
+		return len(w) == 1 && w[0] == "no TLS with a client"
+	})
 }
 
 func startTLS(t *testing.T, a *authority) *etcdtest.Cluster {
