@@ -27,6 +27,10 @@ type plan struct {
 	// is guarded by a listing.
 	cover  []keyRange
 	maxOps int
+
+	// What the user's part takes of maxOps: in the list of the outer transaction, and of
+	// those that are nested in it.
+	outer, inner int
 }
 
 // newPlan plans a transaction of the user's for servers that take up to maxOps
@@ -42,6 +46,7 @@ func newPlan(l layout, maxOps int, cmps []clientv3.Cmp, then, els []clientv3.Op)
 	slices.Sort(p.points)
 	p.points = slices.Compact(p.points)
 	p.ranges = union(p.ranges)
+	p.measure()
 	if p.readOnly() || p.fits(len(p.points)+len(p.ranges), 0) {
 		return p, nil
 	}
@@ -123,16 +128,20 @@ func (p *plan) flat() bool { return len(p.cmps) == 0 && len(p.els) == 0 }
 // has an operation in the Else, and so many read-backs. etcd gives a nested
 // transaction what the longest list of the outer one leaves.
 func (p *plan) fits(guards, reads int) bool {
-	els := guards
-	then, inner := 1+reads, weight(p.sparing(p.cmps, p.then, p.els))
-	if p.flat() {
-		_, ops, _ := p.sparing(nil, p.then, nil)
-		then, inner = len(ops)+reads, innerWeight(ops)
-	}
+	els, then, inner := guards, p.outer+reads, p.inner
 	if p.single() {
 		els, inner = els+1, max(inner, 2)
 	}
 	return max(guards, then, els)+inner <= p.maxOps
+}
+
+// measure finds out what the user's part takes.
+func (p *plan) measure() {
+	cmps, then, els := p.sparing(p.cmps, p.then, p.els)
+	p.outer, p.inner = 1, weight(cmps, then, els)
+	if p.flat() {
+		p.outer, p.inner = len(then), innerWeight(then)
+	}
 }
 
 // weight is what a transaction takes of --max-txn-ops.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -75,14 +76,12 @@ func union(ranges []keyRange) []keyRange {
 	return out
 }
 
-// contained reports whether key is in one of the ranges.
+// contained reports whether key is in one of ranges, which must be disjoint and in
+// order. There may be thousands, and it is asked for every key, under the lock of the
+// cache.
 func contained(key string, ranges []keyRange) bool {
-	for _, r := range ranges {
-		if r.contains(key) {
-			return true
-		}
-	}
-	return false
+	after := sort.Search(len(ranges), func(i int) bool { return ranges[i].begin > key })
+	return after > 0 && ranges[after-1].contains(key)
 }
 
 // holds decides a comparison of a single key as the server does; s is what is
