@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/metadata"
@@ -32,6 +33,13 @@ func forwarded(ctx context.Context) context.Context {
 		ctx = metadata.AppendToOutgoingContext(ctx, rpctypes.MetadataRequireLeaderKey, v[0])
 	}
 	return ctx
+}
+
+// outlive returns a context that ends d after ctx does, or when end is called.
+func outlive(ctx context.Context, d time.Duration) (life context.Context, end func()) {
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	left := context.AfterFunc(ctx, func() { time.AfterFunc(d, cancel) })
+	return life, func() { left(); cancel() }
 }
 
 type sessionKey struct{}

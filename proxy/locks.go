@@ -30,12 +30,11 @@ type perCall struct {
 // client returns a client for the call that ctx is of. Its own context lasts for
 // cleanUpTimeout longer than ctx, or until done is called.
 func (p perCall) client(ctx context.Context) (cl *clientv3.Client, done func()) {
-	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	left := context.AfterFunc(ctx, func() { time.AfterFunc(cleanUpTimeout, end) })
+	life, end := outlive(ctx, cleanUpTimeout)
 	over := context.AfterFunc(p.over, end)
 	cl = clientv3.NewCtxClient(life, clientv3.WithZapLogger(p.log))
 	cl.KV, cl.Lease, cl.Watcher = p.kv, p.lease, p.watcher
-	return cl, func() { left(); over(); end() }
+	return cl, func() { over(); end() }
 }
 
 // lockServer is etcd's Lock service.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
@@ -39,8 +40,21 @@ func (r router) DeleteRange(ctx context.Context, in *pb.DeleteRangeRequest, opts
 	return r.to(ctx).DeleteRange(ctx, in, opts...)
 }
 
+// settleTimeout is how long etcd may take to tell what became of a write whose caller has
+// left.
+const settleTimeout = 2 * time.Second
+
+// Txn waits for etcd's answer although the caller may leave. A write whose outcome is
+// unknown costs the keys that it names their owner (I6), so whoever has no right to
+// any of them could take them from memory by writing and leaving at once.
 func (r router) Txn(ctx context.Context, in *pb.TxnRequest, opts ...grpc.CallOption) (*pb.TxnResponse, error) {
-	return r.to(ctx).Txn(ctx, in, opts...)
+	kv := r.to(ctx)
+	if !ofSession(ctx) {
+		var end func()
+		ctx, end = outlive(ctx, settleTimeout)
+		defer end()
+	}
+	return kv.Txn(ctx, in, opts...)
 }
 
 func (r router) Compact(ctx context.Context, in *pb.CompactionRequest, opts ...grpc.CallOption) (*pb.CompactionResponse, error) {

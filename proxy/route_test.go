@@ -3,8 +3,11 @@ package proxy
 import (
 	"context"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 )
@@ -81,6 +84,52 @@ func TestRouter(t *testing.T) {
 		}
 	}
 }
+
+// patient is etcd that answers a transaction after a while, unless it is cancelled.
+type patient struct {
+	received
+	takes time.Duration
+}
+
+func (p *patient) Txn(ctx context.Context, _ *pb.TxnRequest, _ ...grpc.CallOption) (*pb.TxnResponse, error) {
+	answer := time.NewTimer(p.takes)
+	defer answer.Stop()
+	select {
+	case <-answer.C:
+		return nil, rpctypes.ErrGRPCPermissionDenied
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// What became of a write is waited for though its caller has left, but not for ever; a write
+// of the session ends with its context.
+func TestWritesOutliveTheirCallers(t *testing.T) {
+	for name, tc := range map[string]struct {
+		of    func(context.Context) context.Context
+		takes time.Duration
+		want  error
+		after time.Duration
+	}{
+		"a caller's":                 {handlingOne, settleTimeout / 2, rpctypes.ErrGRPCPermissionDenied, settleTimeout / 2},
+		"a caller's, without answer": {handlingOne, time.Hour, context.Canceled, time.Millisecond + settleTimeout},
+		"the session's":              {forSession, time.Hour, context.Canceled, time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(tc.of(t.Context()))
+			time.AfterFunc(time.Millisecond, cancel)
+			etcd := &patient{takes: tc.takes}
+			begin := time.Now()
+			_, err := router{etcd, etcd}.Txn(ctx, nil)
+			if took := time.Since(begin); err != tc.want || took != tc.after {
+				t.Errorf("%s: %v after %v, want %v after %v", name, err, took, tc.want, tc.after)
+			}
+			time.Sleep(settleTimeout) // until its timer has gone
+		})
+	}
+}
+
+func handlingOne(ctx context.Context) context.Context { return handling(ctx) }
 
 // Who has a token has leave only to single keys, and nobody another's.
 func TestLeaveTo(t *testing.T) {
