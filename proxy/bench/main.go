@@ -28,7 +28,7 @@ func main() {
 	}
 	var b bench
 	flag.StringVar(&b.out, "o", "", "write the table as Markdown to this `file`")
-	flag.IntVar(&b.rounds, "rounds", 24, "how often each has its turn")
+	flag.IntVar(&b.rounds, "rounds", 24, "how often each has its turn; a multiple of 4 is fair")
 	flag.BoolVar(&b.short, "short", false, "small sizes, to see that it works: the figures mean nothing")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -72,8 +72,17 @@ func (b *bench) run(ctx context.Context) (err error) {
 	return t.write(b.out, b.rounds)
 }
 
-// measure has the ways take turns, each as often first as any other, so that what the
-// machine is busy with besides falls on all of them.
+// orders are those in which the ways take their turns: each comes as often at each place,
+// and as often behind each other way, so that what the machine is busy with, and what the
+// one before has left to be done, fall on all of them.
+var orders = [][waysThereAre]int{
+	{direct, theirs, floor, ours},
+	{theirs, ours, direct, floor},
+	{ours, floor, theirs, direct},
+	{floor, direct, ours, theirs},
+}
+
+// measure has the ways take turns.
 func (b *bench) measure(ctx context.Context, ways []way, s sizes, t *table) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 	defer cancel()
@@ -88,8 +97,7 @@ func (b *bench) measure(ctx context.Context, ways []way, s sizes, t *table) erro
 	}
 	for _, turn := range turns() {
 		for round := range b.rounds {
-			for i := range all {
-				at := (round + i) % len(all)
+			for _, at := range orders[round%len(orders)] {
 				err := turn(ctx, all[at], s, round, func(row string, figure float64) { t.add(row, at, figure) })
 				if err != nil {
 					return fmt.Errorf("%s: %w", all[at].name, err)

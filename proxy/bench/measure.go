@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -149,15 +148,24 @@ func operation(op func(*contender, context.Context, *clientv3.Client, string) er
 		}
 		note(p50, percentile(all, 50))
 		note(p99, percentile(all, 99))
-		before, ownBefore := processorTime(c.pid), processorTime(os.Getpid())
+		for i, cl := range c.clients { // that all are connected
+			if err := do(cl, fmt.Sprint("warm", i)); err != nil {
+				return err
+			}
+		}
+		theirsBefore, ownBefore, err := processorTimes(c.pid)
+		if err != nil {
+			return err
+		}
 		n, rate, err := throughput(c.clients, s.spell, do)
 		if err != nil {
 			return err
 		}
+		theirsAfter, ownAfter, err := processorTimes(c.pid)
 		note(many, rate)
-		note(server, float64(processorTime(c.pid)-before)/float64(n))
-		note(own, float64(processorTime(os.Getpid())-ownBefore)/float64(n))
-		return nil
+		note(server, float64(theirsAfter-theirsBefore)/float64(n))
+		note(own, float64(ownAfter-ownBefore)/float64(n))
+		return err
 	}
 }
 
@@ -195,11 +203,6 @@ func latencies(cl *clientv3.Client, n int, op func(*clientv3.Client, string) err
 // throughput has each client do op again and again for d, and returns how many were done,
 // and how many in a second.
 func throughput(clients []*clientv3.Client, d time.Duration, op func(*clientv3.Client, string) error) (n int64, rate float64, err error) {
-	for i, cl := range clients { // that all are connected
-		if err := op(cl, fmt.Sprint("warm", i)); err != nil {
-			return 0, 0, err
-		}
-	}
 	var total atomic.Int64
 	var wg sync.WaitGroup
 	errs := make([]error, len(clients))
@@ -229,12 +232,20 @@ func percentile(all []float64, p float64) float64 {
 	return sorted[int(p/100*float64(len(sorted)-1)+0.5)]
 }
 
-// processorTime is how long a process has run, on all cores.
-func processorTime(pid int) time.Duration {
-	const scheduled = 2 // which is what the lowest bits of a process's clock are, by Linux's numbers
-	var t unix.Timespec
-	if err := unix.ClockGettime(int32(^pid<<3|scheduled), &t); err != nil {
-		return 0
+// processorTimes are how long a process and this one have run, on all cores.
+func processorTimes(pid int) (its, own time.Duration, err error) {
+	its, err = processorTime(int32(^pid<<3 | 2)) // so Linux numbers the clock of a process
+	if err != nil {
+		return 0, 0, err
 	}
-	return time.Duration(t.Nano())
+	own, err = processorTime(unix.CLOCK_PROCESS_CPUTIME_ID)
+	return its, own, err
+}
+
+func processorTime(clock int32) (time.Duration, error) {
+	var t unix.Timespec
+	if err := unix.ClockGettime(clock, &t); err != nil {
+		return 0, fmt.Errorf("the clock of a process: %w", err)
+	}
+	return time.Duration(t.Nano()), nil
 }

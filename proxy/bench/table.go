@@ -106,13 +106,13 @@ func (t *table) write(file string, rounds int) error {
 
 etcd's API through leasing-proxy, beside etcd's own `+"`grpc-proxy --experimental-leasing-prefix`"+` and a direct connection.
 The clients are etcd's, in one process and the same for all. It holds 64 MB besides, so that collecting its garbage takes little time
-from the servers. etcd, which writes to disk for good before it answers, and both proxies are processes of their own, all on the same
-cores, over loopback. They take short turns, row by row, each as often first as any other; a figure is the median over the turns.
-"Better than" compares rates, and times the other way round.
+from the servers; so do this proxy, as it always does, and the floor, but not etcd and its proxy, which run as they come. All are processes
+of their own, on the same cores, over loopback; etcd writes to disk for good before it answers. They take short turns, row by row, each
+as often behind each other as any; a figure is the median over the turns. "Better than" compares rates, and times the other way round.
 
 The *floor* is about the least that a leasing proxy can do on gRPC: it answers each get of a single key with the same bytes, turns
 each put into the guarded transaction that the format of claims asks for, and passes everything else on without looking at it. It
-caches nothing and asks nobody. What it misses, a leasing proxy on Go's gRPC cannot reach here. Differences of 5 %% are noise.
+caches nothing and asks nobody. What it misses by far, a leasing proxy on Go's gRPC does not reach here. Differences of 5 %% are noise.
 
 - made by `+"`make bench-proxy`"+` on %s, %d rounds
 - %d cores, %s/%s, %s, etcd %s
