@@ -12,7 +12,7 @@ import (
 // seen by its readers. It is for requests that etcd itself has to judge, under the
 // credentials of somebody else, say, which an interceptor takes from the context: nobody
 // is asked to give a key back for a write before etcd has judged that, so that who may not
-// write cannot disturb the owners. It ends with the KV.
+// write takes no key from its owner. It ends with the KV.
 func (kv *KV) Uncached() clientv3.KV { return uncached{kv} }
 
 // uncached is a KV without the part that answers from memory.

@@ -63,17 +63,17 @@
 // has been taken from memory: the read happens at an instant before that, when the key was
 // owned and its lease live, and the right was there at an instant less than the bound
 // before. A right that was withdrawn at some time is therefore without effect for every read
-// that begins the bound after it, or later; and at once when etcd refuses one. Ranges,
-// transactions and writes with a token always go to etcd. Tokens are remembered as hashes
-// under a key of the process.
+// that begins the bound after it, or later; and at once when etcd refuses one, unless its
+// answer to an earlier one is still on its way. Ranges, transactions and writes with a token
+// always go to etcd. Tokens are remembered as hashes under a key of the process.
 //
 // Without a token: everything that the KV can answer, if etcd has answered a linearizable
 // read without credentials that was sent less than Config.AuthBound ago, which it does while
 // authentication is off. That is asked again in the background: three reads in each bound,
-// however many clients there are. If authentication is
-// turned on, they are refused within the bound; if etcd cannot be asked, requests are passed
-// on to it within the bound, and fail there. The bound is thus also for how long owned keys
-// are read while etcd is away, if that is shorter than the TTL of the leases.
+// however many clients there are. If authentication is turned on, they are refused within
+// the bound; if etcd cannot be asked, requests are passed on to it within the bound, and fail
+// there. The bound is thus also for how long owned keys are read while etcd is away, if that
+// is shorter than the TTL of the leases.
 //
 // With a bound of 0 nothing is answered from memory, to anybody.
 //
@@ -125,6 +125,13 @@
 //   - Who may write the claims can ask for every key, and so hold up others, by writing
 //     there or by deletions of ranges, which etcd refuses only after the owners were asked.
 //     For a client without that right no owner is asked before etcd has judged its write.
+//     Until then the keys that the write names are read from etcd, so whoever sends such
+//     writes without end slows the readers down.
+//   - All clients share a connection to etcd. If etcd limits the streams of a connection
+//     (--max-concurrent-streams, by default it does not), the limit is for all of them
+//     together: one that keeps as many watches open leaves nothing to the others.
+//   - What an observer of an election does not read is kept for it in memory, without bound,
+//     as etcd does.
 //   - Handler asks nobody who they are: keep --metrics-addr on loopback, or where only those
 //     can reach it who may know the names of keys. /health and /readyz are 503 while etcd is
 //     away. A proxy that is then ended, by a liveness probe say, no longer reads from memory
