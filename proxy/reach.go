@@ -11,6 +11,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
@@ -77,11 +78,12 @@ func (s *Server) explain(err error) error {
 }
 
 // checkUpstream returns an error if what is taken for etcd is a leasing proxy with the same
-// claim prefix, which lets nobody write claims. The key that it deletes would be the claim
-// of the empty key, and is not there.
+// claim prefix, which lets nobody write claims: it refuses a deletion that etcd would not
+// come to, as no revision is below 0.
 func (s *Server) checkUpstream(ctx context.Context) error {
 	prefix := s.cfg.Leasing.Prefix
-	_, err := s.own.KV.Delete(forSession(ctx), prefix)
+	never := clientv3.Compare(clientv3.CreateRevision(prefix), "<", 0)
+	_, err := s.own.KV.Txn(forSession(ctx)).If(never).Then(clientv3.OpDelete(prefix)).Commit()
 	if err != nil && strings.Contains(err.Error(), leasing.ErrClaimPrefix.Error()) {
 		return fmt.Errorf("proxy: a leasing proxy with the claim prefix %q answers at %q: name the addresses of etcd itself", prefix, s.cfg.Endpoints)
 	}

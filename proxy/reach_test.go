@@ -109,8 +109,12 @@ func TestPlainEndpointBesideTLS(t *testing.T) {
 }
 
 // A proxy before another with the same prefix could claim nothing, and write next to nothing.
+// Finding that out deletes nothing.
 func TestProxyBeforeItsLike(t *testing.T) {
-	p := start(t, etcdtest.Start(t, etcdtest.QuickTicks()))
+	etcd := etcdtest.Start(t, etcdtest.QuickTicks())
+	put(t, etcd.Client(0), claims, "not a claim")
+	p := start(t, etcd)
+	get(t, etcd.Client(0), claims, "not a claim")
 	cfg := proxy.Config{Endpoints: []string{p.addr}, Leasing: leasing.Config{Prefix: claims}, AuthBound: longTime, DialTimeout: 30 * time.Second}
 	if second, err := proxy.New(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "name the addresses of etcd itself") {
 		t.Errorf("with the same prefix: %v, %v", second, err)
