@@ -111,7 +111,7 @@ func (kv *KV) awaitSession(ctx context.Context, cl *clientv3.Client) error {
 	s := kv.session
 	slow := time.NewTimer(slowStart)
 	defer slow.Stop()
-	for waits := append([]chan struct{}{s.ready}, s.watched...); len(waits) > 0; {
+	for waits := append([]chan struct{}{s.ready}, s.watched...); len(waits) > 0 && ctx.Err() == nil; {
 		select {
 		case <-waits[0]:
 			waits = waits[1:]
@@ -119,15 +119,15 @@ func (kv *KV) awaitSession(ctx context.Context, cl *clientv3.Client) error {
 			s.log.Warn("leasing: still no session with etcd, waiting on",
 				zap.String("prefix", s.layout.prefix), zap.Strings("endpoints", cl.Endpoints()), zap.NamedError("latest", s.troubles()))
 		case <-ctx.Done():
-			if err := s.troubles(); err != nil {
-				return fmt.Errorf("%w; %w", ctx.Err(), err)
-			}
-			return ctx.Err()
 		case <-cl.Ctx().Done():
 			return fmt.Errorf("the client is closed: %w", cl.Ctx().Err())
 		}
 	}
-	return nil
+	// The wait may also be over because ctx is: in NewKV it bounds the life of the session.
+	if err := s.troubles(); ctx.Err() != nil && err != nil {
+		return fmt.Errorf("%w; %w", ctx.Err(), err)
+	}
+	return ctx.Err()
 }
 
 // NewKV is the drop-in for NewKV of etcd's package client/v3/leasing: the same
