@@ -91,9 +91,9 @@ func (c loggedTLS) Clone() credentials.TransportCredentials {
 	return loggedTLS{c.TransportCredentials.Clone(), c.log}
 }
 
-// atMost returns a logger that says the same no more than n times in a while.
-func atMost(n int, while time.Duration, log *zap.Logger) *zap.Logger {
+// onceIn returns a logger that says the same only once in a while.
+func onceIn(while time.Duration, log *zap.Logger) *zap.Logger {
 	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-		return zapcore.NewSamplerWithOptions(core, while, n, 0)
+		return zapcore.NewSamplerWithOptions(core, while, 1, 0)
 	}))
 }

@@ -42,7 +42,7 @@ func TestNewcomers(t *testing.T) {
 func TestFailedTLSIsLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zapcore.InfoLevel)
-		c := loggedTLS{credentials.NewTLS(&tls.Config{}), atMost(1, time.Minute, zap.New(core))}
+		c := loggedTLS{credentials.NewTLS(&tls.Config{}), onceIn(time.Minute, zap.New(core))}
 		for _, tc := range []struct {
 			says  string
 			after time.Duration

@@ -154,7 +154,7 @@ func (s *Server) options() ([]grpc.ServerOption, error) {
 		if err != nil {
 			return nil, fmt.Errorf("proxy: TLS of the listener: %w", err)
 		}
-		opts = append(opts, grpc.Creds(loggedTLS{credentials.NewTLS(cfg), atMost(1, 10*time.Second, s.cfg.Logger)}))
+		opts = append(opts, grpc.Creds(loggedTLS{credentials.NewTLS(cfg), onceIn(10*time.Second, s.cfg.Logger)}))
 	}
 	return opts, nil
 }
